@@ -1,0 +1,127 @@
+"""What a request may be refused for. They carry values; `node/api/errors.py` alone knows codes and texts.
+
+Families: `RequestError` is the caller's fault (nothing changed), `NotNow` may be retried later, `OutcomeUnknown` says
+that the request may still be applied.
+"""
+
+from __future__ import annotations
+
+
+class ApplyError(Exception):
+    """Root of this package's errors."""
+
+
+class RequestError(ApplyError):
+    """The caller's fault; nothing changed."""
+
+
+class KeyNotProvided(RequestError):
+    pass
+
+
+class KeyNotFound(RequestError):
+    pass
+
+
+class ValueProvided(RequestError):
+    pass
+
+
+class LeaseProvided(RequestError):
+    pass
+
+
+class TooManyOps(RequestError):
+    pass
+
+
+class DuplicateKey(RequestError):
+    pass
+
+
+class InvalidSortOption(RequestError):
+    pass
+
+
+class InvalidArgument(RequestError):
+    """A value outside what its field can mean; the text names it."""
+
+
+class RequestTooLarge(RequestError):
+    pass
+
+
+class LeaseNotFound(RequestError):
+    pass
+
+
+class LeaseExists(RequestError):
+    pass
+
+
+class LeaseTtlTooLarge(RequestError):
+    pass
+
+
+class MemberNotFound(RequestError):
+    pass
+
+
+class MemberExists(RequestError):
+    pass
+
+
+class PeerUrlExists(RequestError):
+    pass
+
+
+class BadLeaderTransferee(RequestError):
+    pass
+
+
+class NotLeader(RequestError):
+    pass
+
+
+class LearnerRefused(RequestError):
+    """A learner answers status and serializable reads only."""
+
+
+class NotNow(ApplyError):
+    """Refused at present; nothing changed; may be retried."""
+
+
+class NoSpace(NotNow):
+    """The NOSPACE alarm is raised, or this request would pass the quota."""
+
+
+class Corrupt(NotNow):
+    """The CORRUPT alarm is raised."""
+
+
+class NoLeader(NotNow):
+    pass
+
+
+class LeaderChanged(NotNow):
+    pass
+
+
+class TooManyRequests(NotNow):
+    pass
+
+
+class Stopped(NotNow):
+    pass
+
+
+class TransferTimedOut(NotNow):
+    pass
+
+
+class OutcomeUnknown(ApplyError):
+    """A proposal was not seen applied in time: it may or may not take effect."""
+
+
+class RequestTimedOut(OutcomeUnknown):
+    pass

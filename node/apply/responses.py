@@ -1,0 +1,60 @@
+"""What apply answers: etcd's response messages without their headers.
+
+`revision` is the store's revision for the header of the answer; cluster id, member id and term are the answering member's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mvcc.kv import KeyValue
+
+
+class PutResponse(msgspec.Struct, gc=False):
+    revision: int
+    prev_kv: KeyValue | None = None
+
+
+class RangeResponse(msgspec.Struct):
+    revision: int
+    kvs: list[KeyValue] = []
+    more: bool = False
+    count: int = 0
+
+
+class DeleteRangeResponse(msgspec.Struct):
+    revision: int
+    deleted: int = 0
+    prev_kvs: list[KeyValue] = []
+
+
+class TxnResponse(msgspec.Struct):
+    """`responses` follow the taken branch; their revisions are as visible at that point of the txn."""
+
+    revision: int
+    succeeded: bool = False
+    responses: list[RangeResponse | PutResponse | DeleteRangeResponse | TxnResponse] = []
+
+
+class CompactionResponse(msgspec.Struct):
+    revision: int
+
+
+class LeaseGrantResponse(msgspec.Struct):
+    revision: int
+    ID: int
+    TTL: int
+
+
+class LeaseRevokeResponse(msgspec.Struct):
+    revision: int
+
+
+class Alarm(msgspec.Struct, frozen=True, order=True):
+    memberID: int
+    alarm: int
+
+
+class AlarmResponse(msgspec.Struct):
+    revision: int
+    alarms: list[Alarm] = []
