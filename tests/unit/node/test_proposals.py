@@ -1,0 +1,56 @@
+"""Proposals: ids are unique, each waiter is woken once, the late are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.proposals import Proposals
+
+
+def test_ids_carry_the_member_and_never_repeat() -> None:
+    proposals = Proposals(0xABCD1234, start_ms=5)
+    ids = [proposals.next_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert {request_id >> 48 for request_id in ids} == {0x1234}
+
+
+def test_ids_of_a_later_life_start_above_the_earlier_ones() -> None:
+    earlier = Proposals(7, start_ms=1000)
+    last = [earlier.next_id() for _ in range(200)][-1]
+    assert Proposals(7, start_ms=1001).next_id() > last
+
+
+def test_take_gives_the_decoded_request_once() -> None:
+    proposals = Proposals(1, start_ms=0)
+    request = object()
+    proposals.register(9, request, [].append, 1.0)
+    taken = proposals.take(9)
+    assert taken is not None
+    assert taken[0] is request
+    assert proposals.take(9) is None
+
+
+def test_an_id_registered_twice_is_a_bug() -> None:
+    proposals = Proposals(1, start_ms=0)
+    proposals.register(9, None, [].append, 1.0)
+    with pytest.raises(AssertionError, match="registered twice"):
+        proposals.register(9, None, [].append, 1.0)
+
+
+def test_expire_forgets_only_what_is_due() -> None:
+    proposals = Proposals(1, start_ms=0)
+    early, late = [], []
+    proposals.register(1, None, early.append, 1.0)
+    proposals.register(2, None, late.append, 2.0)
+    for done in proposals.expire(1.5):
+        done("late")
+    assert (early, late) == (["late"], [])
+    assert proposals.take(1) is None
+    assert proposals.take(2) is not None
+
+
+def test_take_all_empties_the_registry() -> None:
+    proposals = Proposals(1, start_ms=0)
+    proposals.register(1, None, [].append, 1.0)
+    assert len(proposals.take_all()) == 1
+    assert len(proposals) == 0
