@@ -1,0 +1,110 @@
+"""Carrying out compactions: one at a time, in the order applied, in paced batches that let requests through.
+
+The store has refused reads below the revision since the entry was applied; here the rows go. The scheduled mark is forced to disk
+first, so a member that dies on the way finishes the same compaction on its next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mvcc.backend import Backend
+
+log = logging.getLogger("esker.compaction")
+
+_PAUSE_MAX_SECONDS = 0.2
+
+
+class _Item(NamedTuple):
+    job: Any  # mvcc.compaction.Compaction, or None for a barrier
+    done: Callable[[], None] | None
+
+
+class Compactor:
+    """Runs jobs until cancelled. `busy()` tells that requests wait, so the pause between batches is stretched."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        batch_rows: int,
+        pause_seconds: float,
+        busy: Callable[[], bool],
+        observe: Callable[[float, int], None],
+    ) -> None:
+        self._backend = backend
+        self._batch_rows = batch_rows
+        self._pause = pause_seconds
+        self._busy = busy
+        self._observe = observe
+        self._queue: deque[_Item] = deque()
+        self._wake = asyncio.Event()
+        self._running: _Item | None = None
+        self._generation = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is running or queued: every row at or below the compacted revision is one that is kept."""
+        return self._running is None and not self._queue
+
+    def submit(self, job: Any) -> None:
+        """Queue the job of a compaction that was just applied."""
+        self._queue.append(_Item(job, None))
+        self._wake.set()
+
+    def barrier(self, done: Callable[[], None]) -> None:
+        """`done()` once every job submitted so far is finished and that is on disk."""
+        self._queue.append(_Item(None, done))
+        self._wake.set()
+
+    def reset(self) -> None:
+        """The store was replaced: drop its jobs; their waiters are answered, nobody waits for ever."""
+        self._generation += 1
+        items, self._queue = list(self._queue), deque()
+        for item in items:
+            if item.done is not None:
+                item.done()
+
+    async def run(self) -> None:
+        """The task: ends only by cancellation."""
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            self._running = item = self._queue.popleft()
+            if item.job is not None:
+                await self._compact(item.job, self._generation)
+            else:
+                await self._flush()
+            self._running = None
+            if item.done is not None:
+                item.done()
+
+    async def _compact(self, job: Any, generation: int) -> None:
+        loop = asyncio.get_running_loop()
+        await self._flush()
+        started = loop.time()
+        pause = self._pause
+        while generation == self._generation:
+            before = loop.time()
+            finished = job.step(self._batch_rows)
+            self._observe(loop.time() - before, self._batch_rows)
+            if finished:
+                break
+            pause = min(pause * 2, _PAUSE_MAX_SECONDS) if self._busy() else self._pause
+            await asyncio.sleep(pause)
+        if generation == self._generation:
+            await self._flush()
+            log.info(
+                "finished compaction",
+                extra={"rev": job.revision, "took_ms": round((loop.time() - started) * 1e3)},
+            )
+
+    async def _flush(self) -> None:
+        durable = asyncio.get_running_loop().create_future()
+        self._backend.force_commit(lambda: durable.done() or durable.set_result(None))
+        await durable
