@@ -1,7 +1,8 @@
-"""What a request may be refused for. They carry values; `node/api/errors.py` alone knows codes and texts.
+"""What a request may be refused for. They carry values; `node/api/errors.py` alone knows codes and
+texts.
 
-Families: `RequestError` is the caller's fault (nothing changed), `NotNow` may be retried later, `OutcomeUnknown` says
-that the request may still be applied.
+Families: `RequestError` is the caller's fault (nothing changed), `NotNow` may be retried later,
+`OutcomeUnknown` says that the request may still be applied.
 """
 
 from __future__ import annotations
@@ -73,6 +74,18 @@ class MemberExists(RequestError):
 
 class PeerUrlExists(RequestError):
     pass
+
+
+class MemberUrlsInvalid(RequestError):
+    pass
+
+
+class MemberNotLearner(RequestError):
+    """Only a learner can be promoted."""
+
+
+class LearnerNotReady(RequestError):
+    """A learner that has not started, or has not caught up with the leader, is not promoted."""
 
 
 class BadLeaderTransferee(RequestError):

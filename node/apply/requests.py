@@ -1,9 +1,9 @@
 """The replicated request types and their versioned bytes.
 
-These are etcd's own messages (field names are the wire's, JSON and log alike), so that a request is decoded once
-at the door and stays the same object until it is applied. In the log a request is one byte of kind, eight of request id,
-and its fields as a msgpack map without the defaults: a field added later reads as its default from older entries, and
-an unknown one is skipped.
+These are etcd's own messages (field names are the wire's, JSON and log alike), so that a request is
+decoded once at the door and stays the same object until it is applied. In the log a request is one
+byte of kind, eight of request id, and its fields as a msgpack map without the defaults: a field
+added later reads as its default from older entries, and an unknown one is skipped.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class DeleteRangeRequest(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Compare(msgspec.Struct, omit_defaults=True, gc=False):
-    """stored `result` operand; the operand is the field that `target` names, absent means 0 or empty."""
+    """stored `result` operand; the operand is the field that `target` names, absent means 0 or
+    empty.
+    """
 
     result: int = 0
     target: int = 0
@@ -110,7 +112,9 @@ class CompactionRequest(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class LeaseGrantRequest(msgspec.Struct, omit_defaults=True, gc=False):
-    """The proposer has chosen the ID and applied the TTL floor: apply looks at no clock and no config."""
+    """The proposer has chosen the ID and applied the TTL floor: apply looks at no clock and no
+    config.
+    """
 
     TTL: int = 0
     ID: int = 0
@@ -134,9 +138,25 @@ class MemberAttributesRequest(msgspec.Struct, omit_defaults=True):
     clientURLs: list[str] = []
 
 
+class MemberUpdateRequest(msgspec.Struct, omit_defaults=True):
+    """A member's new peer URLs. The configuration of raft stays as it is, so this is no
+    configuration change.
+    """
+
+    ID: int = 0
+    peerURLs: list[str] = []
+
+
 Request = (
-    PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest | LeaseGrantRequest
-    | LeaseRevokeRequest | AlarmRequest | MemberAttributesRequest
+    PutRequest
+    | DeleteRangeRequest
+    | TxnRequest
+    | CompactionRequest
+    | LeaseGrantRequest
+    | LeaseRevokeRequest
+    | AlarmRequest
+    | MemberAttributesRequest
+    | MemberUpdateRequest
 )
 
 KINDS: dict[int, type[Any]] = {
@@ -148,6 +168,7 @@ KINDS: dict[int, type[Any]] = {
     6: LeaseRevokeRequest,
     7: AlarmRequest,
     8: MemberAttributesRequest,
+    9: MemberUpdateRequest,
 }
 """Kind numbers are in the log for ever: add, never reuse."""
 

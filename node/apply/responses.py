@@ -1,6 +1,7 @@
 """What apply answers: etcd's response messages without their headers.
 
-`revision` is the store's revision for the header of the answer; cluster id, member id and term are the answering member's.
+`revision` is the store's revision for the header of the answer; cluster id, member id and term are
+the answering member's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class DeleteRangeResponse(msgspec.Struct):
 
 
 class TxnResponse(msgspec.Struct):
-    """`responses` follow the taken branch; their revisions are as visible at that point of the txn."""
+    """`responses` follow the taken branch, each with the revision visible at that point."""
 
     revision: int
     succeeded: bool = False
@@ -58,3 +59,22 @@ class Alarm(msgspec.Struct, frozen=True, order=True):
 class AlarmResponse(msgspec.Struct):
     revision: int
     alarms: list[Alarm] = []
+
+
+class Member(msgspec.Struct, omit_defaults=True):
+    """One member. `name` and `clientURLs` are empty until it has started and published them."""
+
+    ID: int
+    name: str = ""
+    peerURLs: list[str] = []
+    clientURLs: list[str] = []
+    isLearner: bool = False
+
+
+class MembersResponse(msgspec.Struct):
+    """All members after the change, ascending by ID; `member` is the added one. Its header has no
+    revision.
+    """
+
+    members: list[Member] = []
+    member: Member | None = None

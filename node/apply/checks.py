@@ -1,0 +1,272 @@
+"""Checks that look at a request alone: before it is proposed, and before a forwarded one enters the
+log.
+
+`check` is what the answering member asks of its client; `admit` is what a leader asks of the bytes
+another member forwarded. Apply repeats of them what it could not survive, so that a strange entry
+is a refused one on every member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mvcc.kv import SortOrder, SortTarget
+
+from .errors import (
+    DuplicateKey,
+    InvalidArgument,
+    InvalidSortOption,
+    KeyNotFound,
+    KeyNotProvided,
+    LeaseNotFound,
+    LeaseProvided,
+    LeaseTtlTooLarge,
+    RequestError,
+    TooManyOps,
+    ValueProvided,
+)
+from .lessor import NO_LEASE, TTL_MAX
+from .requests import (
+    AlarmAction,
+    AlarmRequest,
+    AlarmType,
+    CompactionRequest,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
+    MemberAttributesRequest,
+    MemberUpdateRequest,
+    PutRequest,
+    RangeRequest,
+    Request,
+    RequestOp,
+    TxnRequest,
+    decode,
+)
+from .schema import INT64_MAX, INT64_MIN, UINT64_MAX
+
+TXN_OPS_MAX = 128
+"""etcd's default of --max-txn-ops."""
+TXN_DEPTH_MAX = 128
+"""Nested txns on one path, whatever --max-txn-ops says: apply descends by recursion. It is what
+etcd's counting rule allows at its default.
+"""
+
+
+def check(request: Request | RangeRequest, *, max_txn_ops: int = TXN_OPS_MAX) -> None:
+    """Raise the RequestError that `request` deserves by itself; nothing for one that may be
+    proposed.
+    """
+    if type(request) is TxnRequest:
+        check_txn(request, max_txn_ops)
+    else:
+        _CHECKS[type(request)](request)
+
+
+def admit(data: bytes) -> None:
+    """ValueError unless `data` is a request that apply can handle. The sender's own limits are not
+    checked again.
+    """
+    try:
+        _, request = decode(data)
+        check(request, max_txn_ops=INT64_MAX)
+    except RecursionError:
+        raise ValueError("a request nested too deeply") from None
+    except RequestError as error:
+        raise ValueError(f"a request to refuse: {type(error).__name__} {error}") from error
+
+
+def check_put(request: PutRequest) -> None:
+    if not request.key:
+        raise KeyNotProvided
+    if request.ignore_value and request.value:
+        raise ValueProvided
+    if request.ignore_lease and request.lease != NO_LEASE:
+        raise LeaseProvided
+    _int64("lease", request.lease)
+
+
+def check_range(request: RangeRequest) -> None:
+    if not request.key:
+        raise KeyNotProvided
+    if not (
+        SortOrder.NONE <= request.sort_order <= SortOrder.DESCEND
+        and SortTarget.KEY <= request.sort_target <= SortTarget.VALUE
+    ):
+        raise InvalidSortOption
+    _int64("limit", request.limit)
+    _int64("revision", request.revision)
+    _int64("min_mod_revision", request.min_mod_revision)
+    _int64("max_mod_revision", request.max_mod_revision)
+    _int64("min_create_revision", request.min_create_revision)
+    _int64("max_create_revision", request.max_create_revision)
+
+
+def check_delete_range(request: DeleteRangeRequest) -> None:
+    if not request.key:
+        raise KeyNotProvided
+
+
+def check_txn(request: TxnRequest, max_txn_ops: int) -> None:
+    """Counts, keys and fields of both branches on all levels first, then keys that are written
+    twice.
+    """
+    _check_txn_shape(request, max_txn_ops, depth=1)
+    _written_keys(request.success)
+    _written_keys(request.failure)
+
+
+def _check_txn_shape(request: TxnRequest, ops_left: int, depth: int) -> None:
+    """A nested txn may hold as many ops as its parent's longest list left over."""
+    if depth > TXN_DEPTH_MAX:
+        raise TooManyOps
+    ops = max(len(request.compare), len(request.success), len(request.failure))
+    if ops > ops_left:
+        raise TooManyOps
+    for compare in request.compare:
+        _check_compare(compare)
+    for branch in (request.success, request.failure):
+        for op in branch:
+            _check_op(op, ops_left - ops, depth)
+
+
+def _check_op(op: RequestOp, ops_left: int, depth: int) -> None:
+    member = the_request(op)
+    if type(member) is TxnRequest:
+        _check_txn_shape(member, ops_left, depth + 1)
+    elif member is None:
+        raise KeyNotFound
+    else:
+        _CHECKS[type(member)](member)
+
+
+def the_request(
+    op: RequestOp,
+) -> RangeRequest | PutRequest | DeleteRangeRequest | TxnRequest | None:
+    """The one member of `op` that is set, None for `{}`."""
+    return op.request_put or op.request_range or op.request_delete_range or op.request_txn
+
+
+def _check_compare(compare: Compare) -> None:
+    if not compare.key:
+        raise KeyNotProvided
+    if not CompareResult.EQUAL <= compare.result <= CompareResult.NOT_EQUAL:
+        raise InvalidArgument(f"unknown compare result {compare.result}")
+    if not CompareTarget.VERSION <= compare.target <= CompareTarget.LEASE:
+        raise InvalidArgument(f"unknown compare target {compare.target}")
+    _int64("version", compare.version)
+    _int64("create_revision", compare.create_revision)
+    _int64("mod_revision", compare.mod_revision)
+    _int64("lease", compare.lease)
+
+
+class _Deleted:
+    """The key ranges that one list of ops deletes. At most as many as there are ops, so they are
+    simply walked.
+    """
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[bytes, bytes]] = []
+
+    def add(self, request: DeleteRangeRequest) -> None:
+        self.ranges.append((request.key, request.range_end))
+
+    def __contains__(self, key: bytes) -> bool:
+        return any(in_range(key, start, end) for start, end in self.ranges)
+
+
+def in_range(key: bytes, start: bytes, end: bytes) -> bool:
+    """Whether a request for `start`, `end` is about `key`: empty end is one key, a zero byte is no
+    upper bound.
+    """
+    if not end:
+        return key == start
+    return start <= key and (end == b"\0" or key < end)
+
+
+def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _Deleted]:
+    """Keys put and ranges deleted by `ops`, nested txns included. DuplicateKey where a put meets
+    another put or a delete.
+
+    Only one branch of a nested txn runs, so these two may meet each other. Deletes may overlap
+    deletes.
+    """
+    deleted = _Deleted()
+    puts: set[bytes] = set()
+    for op in ops:
+        if op.request_delete_range is not None:
+            deleted.add(op.request_delete_range)
+    for op in ops:
+        if op.request_txn is not None:
+            then_puts, then_deleted = _written_keys(op.request_txn.success)
+            else_puts, else_deleted = _written_keys(op.request_txn.failure)
+            nested_puts = then_puts | else_puts
+            _refuse_written(nested_puts, puts, deleted)
+            puts |= nested_puts
+            deleted.ranges += then_deleted.ranges + else_deleted.ranges
+    for op in ops:
+        if op.request_put is not None:
+            _refuse_written((op.request_put.key,), puts, deleted)
+            puts.add(op.request_put.key)
+    return puts, deleted
+
+
+def _refuse_written(keys: Iterable[bytes], puts: set[bytes], deleted: _Deleted) -> None:
+    if any(key in puts or key in deleted for key in keys):
+        raise DuplicateKey
+
+
+def _check_compaction(request: CompactionRequest) -> None:
+    _int64("revision", request.revision)
+
+
+def check_grant(request: LeaseGrantRequest) -> None:
+    _int64("TTL", request.TTL)
+    _int64("ID", request.ID)
+    if request.TTL > TTL_MAX:
+        raise LeaseTtlTooLarge
+
+
+def _check_revoke(request: LeaseRevokeRequest) -> None:
+    _int64("ID", request.ID)
+    if request.ID == NO_LEASE:
+        raise LeaseNotFound
+
+
+def check_alarm(request: AlarmRequest) -> None:
+    if not AlarmAction.GET <= request.action <= AlarmAction.DEACTIVATE:
+        raise InvalidArgument(f"unknown alarm action {request.action}")
+    if not AlarmType.NONE <= request.alarm <= AlarmType.CORRUPT:
+        raise InvalidArgument(f"unknown alarm type {request.alarm}")
+    _uint64("memberID", request.memberID)
+
+
+def _check_member(request: MemberAttributesRequest | MemberUpdateRequest) -> None:
+    _uint64("ID", request.ID)
+
+
+def _int64(name: str, value: int) -> None:
+    if not INT64_MIN <= value <= INT64_MAX:
+        raise InvalidArgument(f"{name} {value} does not fit 64 bits")
+
+
+def _uint64(name: str, value: int) -> None:
+    if not 0 <= value <= UINT64_MAX:
+        raise InvalidArgument(f"{name} {value} does not fit 64 bits without a sign")
+
+
+_CHECKS: dict[type[Any], Callable[[Any], None]] = {
+    PutRequest: check_put,
+    RangeRequest: check_range,
+    DeleteRangeRequest: check_delete_range,
+    CompactionRequest: _check_compaction,
+    LeaseGrantRequest: check_grant,
+    LeaseRevokeRequest: _check_revoke,
+    AlarmRequest: check_alarm,
+    MemberAttributesRequest: _check_member,
+    MemberUpdateRequest: _check_member,
+}
