@@ -63,6 +63,6 @@ class RangeResult(NamedTuple):
     """`revision` is the store's current one, also for a read of the past; `count` ignores limit and filters."""
 
     kvs: list[KeyValue]
-    count: int
+    count: int  # type: ignore[assignment]
     more: bool
     revision: int

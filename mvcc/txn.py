@@ -1,0 +1,293 @@
+"""ReadTxn and WriteTxn: reads at a revision, and the one writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .backend import KEY
+from .errors import Compacted, CorruptionError, FutureRevision
+from .kv import Event, EventType, KeyValue, RangeOptions, RangeResult, SortOrder, SortTarget
+from .record import decode_put, encode_put
+from .revision import Revision, decode_row_key, row_key, tombstone_key
+from .tree_index import Span
+
+if TYPE_CHECKING:
+    from .store import Store
+
+SLICE_KEYS = 1000
+"""Keys a long range handles between two breaths: about 2 ms."""
+
+DEFAULT_OPTIONS = RangeOptions()
+
+_SORT_KEYS: dict[int, Callable[[KeyValue], Any]] = {
+    SortTarget.KEY: lambda kv: kv.key,
+    SortTarget.VERSION: lambda kv: kv.version,
+    SortTarget.CREATE: lambda kv: kv.create_revision,
+    SortTarget.MOD: lambda kv: kv.mod_revision,
+    SortTarget.VALUE: lambda kv: kv.value,
+}
+
+
+class LeaseChange(NamedTuple):
+    """A key moved from lease `before` to lease `after`; 0: none."""
+
+    key: bytes
+    before: int
+    after: int
+
+
+class ReadTxn:
+    """Reads of the store as of `revision`, which is the present when the txn is made."""
+
+    __slots__ = ("_store", "revision")
+
+    def __init__(self, store: Store, revision: int) -> None:
+        self._store = store
+        self.revision = revision
+
+    def get(self, key: bytes) -> KeyValue | None:
+        """The key's newest state."""
+        entry = self._store.index.get(key)
+        if entry is None:
+            return None
+        return self._store.read(Revision(entry.main, entry.sub))
+
+    def range(
+        self, key: bytes, range_end: bytes = b"", options: RangeOptions = DEFAULT_OPTIONS
+    ) -> RangeResult:
+        """All at once; see Store.range."""
+        for result in self.range_steps(key, range_end, options, slice_keys=None):
+            if result is not None:
+                return result
+        raise AssertionError("a range without a result")
+
+    def range_steps(
+        self,
+        key: bytes,
+        range_end: bytes = b"",
+        options: RangeOptions = DEFAULT_OPTIONS,
+        *,
+        slice_keys: int | None = SLICE_KEYS,
+    ) -> Iterator[RangeResult | None]:
+        """As range: yields None after each slice of keys, the result last. Any step may raise
+        Compacted.
+        """
+        revision = self.check_revision(options.revision)
+        span = Span(key, range_end)
+        present = revision >= self._store.index.modified
+        total = self._store.index.count(span) if present else 0
+        kvs: list[KeyValue] = []
+        if options.count_only and present:
+            yield RangeResult([], total, False, self.revision)
+            return
+        if present and _reads_backwards(options):
+            kvs = self._read_present(span, options, options.limit + 1, reverse=True)
+            yield _finish(kvs, total, options, self.revision)
+            return
+        wanted = 0 if options.count_only else _wanted(options)
+        found = 0
+        rest: Span | None = span
+        while rest is not None and not (present and wanted is not None and len(kvs) >= wanted):
+            if found or rest is not span:
+                yield None
+                self.check_revision(revision)
+            room = None if wanted is None else wanted - len(kvs)
+            if present and revision >= self._store.index.modified:
+                limit = _least(slice_keys, room)
+                part = self._read_present(rest, options, limit)
+                cursor = part[-1].key + b"\x00" if part and len(part) == limit else None
+                found += len(part)
+            else:
+                rows, cursor = self._store.index.past(rest, revision, slice_keys)
+                found += len(rows)
+                part = self._read_rows(rows if room is None else rows[:room], options)
+            kvs += _filter(part, options) if _filters(options) else part
+            rest = None if cursor is None or span.single else _rest(span, cursor)
+        yield _finish(kvs, total if present else found, options, self.revision)
+
+    def check_revision(self, revision: int) -> int:
+        """The revision to read at (<= 0: the present); FutureRevision, Compacted."""
+        if revision > self.revision:
+            raise FutureRevision(revision, self.revision)
+        if revision <= 0:
+            revision = self.revision
+        if revision < self._store.compact_rev:
+            raise Compacted(revision, self._store.compact_rev)
+        return revision
+
+    def _read_present(
+        self, span: Span, options: RangeOptions, limit: int | None, reverse: bool = False
+    ) -> list[KeyValue]:
+        """The next `limit` live keys; without values the index alone answers."""
+        entries = self._store.index.present(span, limit, reverse)
+        if options.keys_only and options.sort_target != SortTarget.VALUE:
+            lease_of = self._store.lease_of
+            return [
+                KeyValue(e.key, b"", e.created, e.main, e.version, lease_of(e.key)) for e in entries
+            ]
+        return self._store.read_rows([row_key(e.main, e.sub) for e in entries])
+
+    def _read_rows(self, rows: list[bytes], options: RangeOptions) -> list[KeyValue]:
+        kvs = self._store.read_rows(rows)
+        if options.keys_only and options.sort_target != SortTarget.VALUE:
+            return [kv._replace(value=b"") for kv in kvs]
+        return kvs
+
+
+class WriteTxn(ReadTxn):
+    """The one writer. Its reads see its changes; nothing it was asked to do may fail.
+
+    `revision` is the store's until the first change, then one more: every change of this txn has
+    that main.
+    """
+
+    __slots__ = ("_main", "_sub", "_trail", "lease_changes")
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, store.current_rev)
+        self._main = store.current_rev + 1
+        self._sub = 0
+        self._trail: list[tuple[bytes, bytes, int, int, int, int]] = []
+        self.lease_changes: list[LeaseChange] = []
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        """Write one key; a lease of 0 detaches it."""
+        main, sub, store = self._main, self._sub, self._store
+        entry = store.index.put(key, main, sub)
+        store.backend.put(
+            KEY, row_key(main, sub), encode_put(entry.created, entry.version, lease, key, value)
+        )
+        self._trail.append((entry.key, value, entry.created, main, entry.version, lease))
+        self._sub = sub + 1
+        self.revision = main
+        if lease or store.leases:
+            self._move_lease(entry.key, lease)
+
+    def delete_range(self, key: bytes, range_end: bytes = b"") -> list[tuple[bytes, Revision]]:
+        """Delete the live keys of the span: each with the revision it had, in key order.
+
+        The rows of those revisions stay readable (Store.read_many) until a compaction.
+        """
+        store, main = self._store, self._main
+        deleted: list[tuple[bytes, Revision]] = []
+        for entry in store.index.present(Span(key, range_end), None):
+            deleted.append((entry.key, Revision(entry.main, entry.sub)))
+            store.index.tombstone(entry, main, self._sub)
+            store.backend.put(KEY, tombstone_key(main, self._sub), entry.key)
+            self._trail.append((entry.key, b"", 0, main, 0, 0))
+            self._sub += 1
+            if store.leases:
+                self._move_lease(entry.key, 0)
+        if deleted:
+            self.revision = main
+        return deleted
+
+    def changes(self, prev_kv: bool = False) -> list[Event]:
+        """The changes so far, in order; with `prev_kv` each one's state before (read from the
+        backend).
+        """
+        events = []
+        for sub, fields in enumerate(self._trail):
+            kv = KeyValue(*fields)
+            kind = EventType.PUT if kv.version else EventType.DELETE
+            before = self._store.read_before(kv.key, Revision(self._main, sub)) if prev_kv else None
+            events.append(Event(kind, kv, before))
+        return events
+
+    def end(self) -> int:
+        """Close the txn; the store's revision, one higher if anything changed."""
+        self._store.end_write(self)
+        return self.revision
+
+    def _move_lease(self, key: bytes, lease: int) -> None:
+        before = self._store.leases.get(key, 0)
+        if before == lease:
+            return
+        self.lease_changes.append(LeaseChange(key, before, lease))
+        if lease:
+            self._store.leases[key] = lease
+        else:
+            del self._store.leases[key]
+
+
+def _wanted(options: RangeOptions) -> int | None:
+    """How many rows to read in key order; None: all.
+
+    A limit is pushed into the walk (one more tells `more`) only without filters and without a sort
+    order. A sort target alone does not prevent it: etcd then sorts just those rows, and clients can
+    see it.
+    """
+    if options.limit <= 0 or _filters(options):
+        return None
+    by_key = options.sort_order == SortOrder.ASCEND and options.sort_target == SortTarget.KEY
+    return options.limit + 1 if options.sort_order == SortOrder.NONE or by_key else None
+
+
+def _reads_backwards(options: RangeOptions) -> bool:
+    """The last keys by name need not be found by reading all of them."""
+    return (
+        0 < options.limit <= SLICE_KEYS
+        and options.sort_order == SortOrder.DESCEND
+        and options.sort_target == SortTarget.KEY
+        and not _filters(options)
+        and not options.count_only
+    )
+
+
+def _filters(options: RangeOptions) -> bool:
+    return bool(
+        options.min_mod_revision
+        or options.max_mod_revision
+        or options.min_create_revision
+        or options.max_create_revision
+    )
+
+
+def _filter(kvs: list[KeyValue], options: RangeOptions) -> list[KeyValue]:
+    """Both bounds are included; 0 is no bound."""
+    min_mod, max_mod = options.min_mod_revision, options.max_mod_revision
+    min_create, max_create = options.min_create_revision, options.max_create_revision
+    return [
+        kv
+        for kv in kvs
+        if (not min_mod or kv.mod_revision >= min_mod)
+        and (not max_mod or kv.mod_revision <= max_mod)
+        and (not min_create or kv.create_revision >= min_create)
+        and (not max_create or kv.create_revision <= max_create)
+    ]
+
+
+def _finish(kvs: list[KeyValue], count: int, options: RangeOptions, revision: int) -> RangeResult:
+    """Sort, cut, and drop values that were only read to sort by them. Ties keep key order."""
+    order, target = options.sort_order, options.sort_target
+    if order != SortOrder.NONE or target != SortTarget.KEY:
+        kvs.sort(key=_SORT_KEYS[target], reverse=order == SortOrder.DESCEND)
+    more = 0 < options.limit < len(kvs)
+    if more:
+        del kvs[options.limit :]
+    if options.keys_only and target == SortTarget.VALUE:
+        kvs = [kv._replace(value=b"") for kv in kvs]
+    return RangeResult(kvs, count, more, revision)
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _rest(span: Span, cursor: bytes) -> Span | None:
+    """What is left of a span from `cursor` on."""
+    if span.end is not None and span.end <= cursor:
+        return None
+    return Span(cursor, b"\x00" if span.end is None else span.end)
+
+
+def decode_rows(rows: list[bytes], records: list[bytes | None]) -> list[KeyValue]:
+    """Records of put rows; CorruptionError when the index names a row that is not there."""
+    kvs = []
+    for key, record in zip(rows, records, strict=True):
+        revision = decode_row_key(key)
+        if record is None:
+            raise CorruptionError(f"no row for revision {revision.main}.{revision.sub}")
+        kvs.append(decode_put(revision.main, record))
+    return kvs
