@@ -80,12 +80,20 @@ class MemberUrlsInvalid(RequestError):
     pass
 
 
-class MemberNotLearner(RequestError):
+class NotLearner(RequestError):
     """Only a learner can be promoted."""
 
 
 class LearnerNotReady(RequestError):
     """A learner that has not started, or has not caught up with the leader, is not promoted."""
+
+
+class TooManyLearners(RequestError):
+    pass
+
+
+class NotEnoughStarted(RequestError):
+    """The change would leave too few started members for a quorum."""
 
 
 class BadLeaderTransferee(RequestError):
@@ -130,6 +138,10 @@ class Stopped(NotNow):
 
 class TransferTimedOut(NotNow):
     pass
+
+
+class Unhealthy(NotNow):
+    """Members that the change needs are not connected."""
 
 
 class OutcomeUnknown(ApplyError):

@@ -1,20 +1,22 @@
-"""Leases: granted, revoked, attached and detached by apply; kept in the backend.
+"""Leases: granted and revoked by apply, kept in the backend.
 
-Which keys hang on a lease is not stored: the store's records name their lease, and the last record
-of each key decides when a member restores. When a lease ends is the leader's affair and reaches
-this file as a revoke in the log.
+The store knows which lease a key has; this side knows which keys a lease has, and follows the
+store's lease changes after every write. Neither is stored by itself: the newest record of each key
+says it when a member restores. When a lease ends is the leader's affair and reaches this file as a
+revoke in the log.
 
-    by id     7 -> Lease(ID=7, TTL=30, keys={b"a", b"b"})
-    by key    b"a" -> 7, b"b" -> 7          always the same pairs, seen from the other side
+    lessor    7 -> Lease(ID=7, TTL=30, keys={b"a", b"b"})
+    store     b"a" -> 7, b"b" -> 7
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from mvcc.backend import Backend
+from mvcc.txn import LeaseChange
 
 from .errors import LeaseExists, LeaseNotFound, LeaseTtlTooLarge
 from .schema import END, FIRST, LEASE, id_key, lease_id_of
@@ -51,17 +53,13 @@ class LeaseStatus(msgspec.Struct, frozen=True):
 
 
 class Lessor:
-    """All leases of the cluster, the same on every member. No clock: every lease here lasts until
-    it is revoked.
-
-    `lease_of`: key -> lease id, without an entry for a key that has none. A plain dict, read on
-    every put; changed here.
+    """All leases of the cluster, the same on every member. No clock: each lasts until it is
+    revoked.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._leases: dict[int, Lease] = {}
-        self.lease_of: dict[bytes, int] = {}
 
     def restore(self, attachments: Iterable[tuple[bytes, int]]) -> None:
         """Load the leases, then attach (key, lease id) of each key's newest record; unknown ids
@@ -69,14 +67,13 @@ class Lessor:
         """
         decode = msgspec.msgpack.Decoder(LeaseRecord).decode
         self._leases = {}
-        self.lease_of = {}
         for key, row in self._backend.range(LEASE, FIRST, END, 0):
             record = decode(row)
             number = lease_id_of(key)
             self._leases[number] = Lease(number, record.TTL, record.remaining_ttl)
         for key, number in attachments:
             if number in self._leases:
-                self.attach(key, number)
+                self._leases[number].keys.add(key)
 
     def grant(self, number: int, ttl: int) -> Lease:
         """A new lease of `ttl` seconds, as chosen by the proposer. LeaseExists, LeaseNotFound (0),
@@ -93,7 +90,7 @@ class Lessor:
         return lease
 
     def revoke(self, number: int) -> None:
-        """Forget the lease and its row; its keys must be deleted (and thereby detached) already."""
+        """Forget the lease and its row; its keys must be deleted already."""
         lease = self._leases.pop(number)
         assert not lease.keys, (number, len(lease.keys))
         self._backend.delete(LEASE, id_key(number))
@@ -105,18 +102,13 @@ class Lessor:
         """Attached keys, ascending. LeaseNotFound."""
         return sorted(self._get(number).keys)
 
-    def attach(self, key: bytes, number: int) -> None:
-        """Hang `key` on lease `number` (0: on none), off the one it was on. O(1)."""
-        before = self.lease_of.pop(key, NO_LEASE)
-        if before != NO_LEASE:
-            self._leases[before].keys.discard(key)
-        if number != NO_LEASE:
-            self._leases[number].keys.add(key)
-            self.lease_of[key] = number
-
-    def detach(self, key: bytes) -> None:
-        """Take `key` off its lease, if it has one."""
-        self.attach(key, NO_LEASE)
+    def follow(self, changes: Iterable[LeaseChange]) -> None:
+        """Move keys between leases as a write did; `after` is a lease that exists, or none."""
+        for key, before, after in changes:
+            if before != NO_LEASE:
+                self._leases[before].keys.remove(key)
+            if after != NO_LEASE:
+                self._leases[after].keys.add(key)
 
     def time_to_live(self, number: int, *, keys: bool = False) -> LeaseStatus:
         """LeaseNotFound. Until expiry is counted, what is left is the last checkpoint or the whole
@@ -136,9 +128,10 @@ class Lessor:
             )
         ]
 
-    def check_invariants(self) -> None:
+    def check_invariants(self, lease_of: Mapping[bytes, int]) -> None:
+        """Both sides hold the same pairs; `lease_of` is the store's."""
         pairs = {(key, lease.ID) for lease in self._leases.values() for key in lease.keys}
-        assert pairs == set(self.lease_of.items()), (pairs, self.lease_of)
+        assert pairs == set(lease_of.items()), (pairs, lease_of)
 
     def _get(self, number: int) -> Lease:
         lease = self._leases.get(number)

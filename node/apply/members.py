@@ -23,8 +23,8 @@ from .errors import (
     LearnerNotReady,
     MemberExists,
     MemberNotFound,
-    MemberNotLearner,
     MemberUrlsInvalid,
+    NotLearner,
     PeerUrlExists,
 )
 from .requests import MemberAttributesRequest, MemberUpdateRequest
@@ -166,7 +166,7 @@ class Members:
 
     def check(self, change: MemberChange) -> None:
         """Raise what forbids `change`: MemberExists (also for a removed id), PeerUrlExists,
-        MemberUrlsInvalid, InvalidArgument, MemberNotFound, MemberNotLearner, LearnerNotReady.
+        MemberUrlsInvalid, InvalidArgument, MemberNotFound, NotLearner, LearnerNotReady.
         Changes nothing.
         """
         member = change.member
@@ -180,7 +180,7 @@ class Members:
         present = self._present(member.ID)
         if change.kind == ChangeKind.PROMOTE:
             if not present.isLearner:
-                raise MemberNotLearner
+                raise NotLearner
             if not present.name:
                 raise LearnerNotReady
 
