@@ -26,10 +26,11 @@ class Compaction:
     Writes may come between two steps: a step touches only what is dead at `revision`.
     """
 
-    __slots__ = ("_dead", "_store", "deleted", "finished", "revision")
+    __slots__ = ("_dead", "_index", "_store", "deleted", "finished", "revision")
 
     def __init__(self, store: Store, revision: int) -> None:
         self._store = store
+        self._index = store.index
         self._dead: list[bytes] = []
         self.revision = revision
         self.deleted = 0
@@ -39,8 +40,11 @@ class Compaction:
         """Delete at most `limit` rows; True when this was the last step."""
         assert limit > 0 and not self.finished, (limit, self.finished)
         store = self._store
+        assert self._index is store.index, "the job of a state that was replaced by a restore"
         drained = self._collect(limit)
-        rows, self._dead = sorted(self._dead[:limit]), self._dead[limit:]
+        # One row is held back until it is known whether more follow: the last goes with _finish.
+        count = min(limit, len(self._dead) - (not drained))
+        rows, self._dead = sorted(self._dead[:count]), self._dead[count:]
         if rows:
             store.backend.delete_many(KEY, rows)
             self.deleted += len(rows)
@@ -51,13 +55,11 @@ class Compaction:
         return True
 
     def _collect(self, limit: int) -> bool:
-        """Fill `_dead` up to `limit` rows, within a bounded number of visits; True when no visit is
-        left.
-        """
-        visits = limit
-        while visits > 0 and len(self._dead) < limit:
-            now = min(visits, limit - len(self._dead))
-            dead = self._store.index.compact(self.revision, now)
+        """Fill `_dead` beyond `limit` rows, in a bounded number of visits; True: none is left."""
+        visits = 2 * limit
+        while visits > 0 and len(self._dead) <= limit:
+            now = min(visits, limit + 1 - len(self._dead))
+            dead = self._index.compact(self.revision, now)
             if dead is None:
                 return True
             self._dead += dead

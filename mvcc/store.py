@@ -207,12 +207,8 @@ class Store:
         from any thread. Only comparable when no compaction was unfinished as the snapshot was
         taken.
         """
-        current = self.current_rev
-        if revision and revision < self.compact_rev:
-            raise Compacted(revision, self.compact_rev)
-        if revision > current:
-            raise FutureRevision(revision, current)
-        at, compacted = revision or current, self.compact_rev
+        at = self.check_revision(revision)
+        compacted, current = self.compact_rev, self.current_rev
         return (
             None if crc is None else HashKV(crc, at, compacted, current)
             for crc in hash_rows(snapshot, at, compacted, slice_rows)
@@ -272,7 +268,8 @@ def _restore_row(
         create_revision, version, lease, key = decode_head(row)
     entry = index.entries.get(key)
     if entry is None:
-        index.restore_row(key, KeyIndex(key, main, sub, create_revision, version))
+        entry = KeyIndex(key, main, sub, create_revision, version)
+        index.restore_row(entry)
     elif dead:
         if not entry.created:
             raise CorruptionError(f"tombstone {revision} of a dead key {key!r}")
@@ -285,7 +282,7 @@ def _restore_row(
         if (entry.created, entry.version) != (create_revision, version):
             raise CorruptionError(f"row {revision} of {key!r} does not continue its history")
     if lease:
-        leases[key] = lease
+        leases[entry.key] = lease
     else:
         leases.pop(key, None)
 

@@ -42,9 +42,6 @@ class Span:
         self.end = key + b"\x00" if not range_end else None if range_end == _ENDLESS else range_end
         self.empty = self.end is not None and self.end <= key
 
-    def __contains__(self, key: bytes) -> bool:
-        return self.start <= key and (self.end is None or key < self.end)
-
 
 class Journal:
     """Keys with something to compact, in the order of the revisions that made it so.
@@ -210,9 +207,9 @@ class TreeIndex:
                 self.journal.keep(revision, entry)
         return dead
 
-    def restore_row(self, key: bytes, entry: KeyIndex) -> None:
+    def restore_row(self, entry: KeyIndex) -> None:
         """A key's first row met by a restore; the sorted lists are filled by `restore_order`."""
-        self.entries[key] = entry
+        self.entries[entry.key] = entry
         if not entry.created:
             self.journal.note(entry.main, entry)
 

@@ -89,7 +89,7 @@ class ReadTxn:
         found = 0
         rest: Span | None = span
         while rest is not None and not (present and wanted is not None and len(kvs) >= wanted):
-            if found or rest is not span:
+            if rest is not span:
                 yield None
                 self.check_revision(revision)
             room = None if wanted is None else wanted - len(kvs)
