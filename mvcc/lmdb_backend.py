@@ -1,0 +1,470 @@
+"""The durable Backend: an overlay of what is not yet committed, over LMDB read by snapshot.
+
+    put ──► open batch ──end_entries, due──► closed batches ──► writer thread ──► LMDB
+            └──────────── overlay ─────────────┘                    │
+    get ──► open batch, closed batches newest first, read txn ◄─ committed(n): new read txn,
+                                                                 then the n oldest batches go
+
+A batch is its own overlay: the writer writes the very dicts that reads look into. They are dropped
+only when the commit is reported *and* a read transaction that sees it is in place, so a row is
+never between the two. At most a few batches are closed at a time: while two wait, an aged batch
+grows instead of being closed, so that a read looks into a handful of dicts also during the seconds
+that a defragmentation keeps the writer busy. Nothing here waits for the disk except opening,
+closing, and what is marked as a pool thread's work.
+
+One writer thread, not a child process: see tests/bench/bench_backend.py for the numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import lmdb
+
+from mvcc.backend import BackendSize
+from mvcc.errors import BackendFailed
+from mvcc.generations import Generation, Generations
+from mvcc.lmdb_view import Copy, Reader, View, read_rows
+from mvcc.lmdb_writer import (
+    Batch,
+    CommitStats,
+    Outcome,
+    Rebuild,
+    Reports,
+    Retired,
+    Writer,
+)
+
+__all__ = ["BackendInfo", "CommitStats", "LmdbBackend"]
+
+BATCH_SECONDS = 0.1
+BATCH_OPS = 10_000
+BATCH_BYTES = 4 << 20
+CLOSED_MAX = 2
+"""Closed batches that may wait before apply does. Two keep the writer busy; more is only memory."""
+OVERLAY_BYTES_MAX = 64 << 20
+"""Rows in memory before apply waits, also while the database is being defragmented."""
+OVERLAY_OPS_MAX = 500_000
+"""The same for rows that are small or deleted: what they cost is the dict, about 150 bytes each."""
+VIEW_SECONDS_MAX = 60.0
+IDLE_SECONDS = 1.0
+"""After so long without a commit the last one is synced, else durable_index would trail on."""
+DISK_RESERVE = 64 << 20
+"""Free disk that a defragmentation leaves alone: the log and the next batches need it."""
+
+_MISSING = bytes(bytearray(b"missing"))
+"""Not a row: compared by identity."""
+
+
+class BackendInfo(NamedTuple):
+    """For status; `pending_batches` wait for the disk, the open one included."""
+
+    path: str
+    generation: int
+    map_size: int
+    pending_batches: int
+    pending_bytes: int
+    durable_index: int
+    rebuilding: str
+    readers: list[Reader]
+
+
+class LmdbBackend:
+    """Backend on LMDB under `path` (see generations.py for the files).
+
+    `post` takes a callable from the writer thread to the loop (call_soon_threadsafe); `clock` gives
+    seconds. `on_commit` follows every transaction, `on_drained` follows a `blocked` that said True.
+    `on_fatal` is called once with the error when something could not be written: from then on
+    nothing is, and nothing is reported as durable; the node must stop.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        map_size: int,
+        post: Callable[[Callable[[], None]], None],
+        clock: Callable[[], float],
+        batch_seconds: float = BATCH_SECONDS,
+        batch_ops: int = BATCH_OPS,
+        batch_bytes: int = BATCH_BYTES,
+        disk_reserve: int = DISK_RESERVE,
+        on_commit: Callable[[CommitStats], None] | None = None,
+        on_drained: Callable[[], None] | None = None,
+        on_fatal: Callable[[Exception], None] | None = None,
+        hit: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Opens or creates the database and removes leftovers; blocks.
+
+        CorruptionError, BackendFailed, OSError: nothing was changed.
+        """
+        self._post = post
+        self._clock = clock
+        self._batch_seconds = batch_seconds
+        self._batch_ops = batch_ops
+        self._batch_bytes = batch_bytes
+        self._on_commit = on_commit
+        self._on_drained = on_drained
+        self._on_fatal = on_fatal
+        self._hit = hit
+        self._generations = Generations(os.fspath(path), map_size)
+        self._closed: list[Batch] = []
+        self._closed_ops = self._closed_bytes = 0
+        self._rebuilds: list[Rebuild] = []
+        self._told_blocked = False
+        self._dead = False
+        self._ended = False
+        self._views: set[View] = set()
+        self._copies: dict[int, tuple[str, float, int]] = {}
+        self._copy_numbers = itertools.count()
+        self._adopt(self._generations.open())
+        self._writer = Writer(
+            self._generations,
+            self._generation,
+            Reports(self._committed, self._switched, self._refused, self._failed),
+            post=post,
+            hit=hit,
+            disk_reserve=disk_reserve,
+        )
+
+    def _adopt(self, generation: Generation) -> None:
+        """Read from `generation`, with an empty overlay."""
+        acquired = generation.acquire()
+        assert acquired, f"generation {generation.number} is retired"
+        self._generation = generation
+        self._txn = generation.env.begin()
+        self._size = generation.size(self._txn)
+        self._applied = self._closed_applied = generation.applied()
+        self.durable_index = self._committed_index = self._applied[0]
+        self._committed_at = self._clock()
+        self._begin_batch()
+
+    def _begin_batch(self) -> None:
+        self._open = Batch()
+        self._opened_at: float | None = None
+        self._marked_ops = 0
+
+    # ---- writing
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        batch = self._open
+        batch.tables[table][key] = value
+        batch.ops += 1
+        batch.size += len(key) + len(value)
+
+    def delete(self, table: str, key: bytes) -> None:
+        batch = self._open
+        batch.tables[table][key] = None
+        batch.ops += 1
+        batch.size += len(key)
+
+    def delete_many(self, table: str, keys: Sequence[bytes]) -> None:
+        batch = self._open
+        batch.tables[table].update(dict.fromkeys(keys))
+        batch.ops += len(keys)
+        batch.size += sum(map(len, keys))
+
+    def end_entries(self, index: int, term: int) -> None:
+        self._applied = (index, term)
+        self._marked_ops = self._open.ops
+        self._close_if_due()
+
+    def force_commit(self, done: Callable[[], None] | None = None) -> None:
+        """As the protocol says. It closes in the loop's next turn: now may be in an entry."""
+        if done is not None:
+            self._open.done.append(done)
+        self._open.sync = True
+        self._post(self._close_forced)
+
+    def abandon(self) -> None:
+        """Apply failed inside an entry: nothing that is still open may reach the disk any more."""
+        self._dead = True
+
+    def poll(self) -> None:
+        """Called every 50 ms or so, never inside an entry: closes an aged batch, syncs when idle.
+
+        Also cancels views that are older than their budget.
+        """
+        now = self._clock()
+        for view in list(self._views):
+            if now - view.started > VIEW_SECONDS_MAX:
+                view.cancel(now - view.started)
+        self._close_if_due()
+        idle = not self._closed and now - self._committed_at >= IDLE_SECONDS
+        if idle and self.durable_index < self._committed_index:
+            self._open.sync = True
+            self._close_forced()
+
+    def _close_if_due(self) -> None:
+        batch = self._open
+        if not batch.ops and self._applied == self._closed_applied:
+            return
+        now = self._clock()
+        if self._opened_at is None:
+            self._opened_at = now
+        full = batch.ops >= self._batch_ops or batch.size >= self._batch_bytes
+        due = full or now - self._opened_at >= self._batch_seconds
+        if due and (len(self._closed) < CLOSED_MAX or (full and not self._rebuilds)):
+            self._close_open()
+
+    def _close_forced(self) -> None:
+        if self._open.sync:
+            self._close_open()
+
+    def _close_open(self) -> None:
+        # What is written after an install was asked for would land in the installed database.
+        if self._dead or self._ended or any(rebuild.source for rebuild in self._rebuilds):
+            return
+        batch = self._open
+        batch.index, batch.term = self._applied
+        batch.changed = batch.ops > 0 or self._applied != self._closed_applied
+        self._closed_applied = self._applied
+        self._closed.append(batch)
+        self._closed_ops += batch.ops
+        self._closed_bytes += batch.size
+        self._begin_batch()
+        self._writer.submit(batch)
+
+    # ---- reading
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        row = self._open.tables[table].get(key, _MISSING)
+        if row is not _MISSING:
+            return row
+        for batch in reversed(self._closed):
+            row = batch.tables[table].get(key, _MISSING)
+            if row is not _MISSING:
+                return row
+        return self._txn.get(key, db=self._generation.tables[table])
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        get = self.get
+        return [get(table, key) for key in keys]
+
+    def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """As the protocol says; looks at every overlay key of the table."""
+        overlay: dict[bytes, bytes | None] = {}
+        for batch in (*self._closed, self._open):
+            rows = batch.tables[table]
+            overlay.update((key, rows[key]) for key in rows if start <= key < end)
+        hidden = sum(value is None for value in overlay.values())
+        with self._txn.cursor(self._generation.tables[table]) as cursor:
+            stored = read_rows(cursor, start, end, limit and limit + hidden)
+        if not overlay:
+            return stored
+        merged = {**dict(stored), **overlay}
+        found = [(key, merged[key]) for key in sorted(merged)]
+        present = [(key, value) for key, value in found if value is not None]
+        return present[:limit] if limit else present
+
+    def applied(self) -> tuple[int, int]:
+        return self._applied
+
+    def size(self) -> BackendSize:
+        return self._size
+
+    def snapshot(self, owner: str = "snapshot") -> View:
+        """A view of the last commit, for any thread; cancelled after 60 s. Close it."""
+        generation = self._acquire()
+        try:
+            view = View(generation, owner, self._clock(), self._view_closed)
+        except lmdb.Error as error:
+            self._release(generation)
+            raise BackendFailed(generation.directory, error) from error
+        self._views.add(view)
+        return view
+
+    def open_copy(self, owner: str = "copy") -> Copy:
+        """A pool thread's work: the last commit as a compacted, synced file. Close it.
+
+        BackendFailed when the disk is full; nothing is left then.
+        """
+        generation = self._acquire()
+        number = next(self._copy_numbers)
+        self._copies[number] = (owner, self._clock(), generation.number)
+        try:
+            self._hit("snapshot.before_copy")
+            copy = Copy(generation, self._generations.temporary(f"copy-{number}"))
+            self._hit("snapshot.after_copy")
+        except (OSError, lmdb.Error) as error:
+            raise BackendFailed(self._generations.path, error) from error
+        finally:
+            del self._copies[number]
+            self._release(generation)
+        return copy
+
+    def _view_closed(self, view: View) -> None:
+        self._views.discard(view)
+        self._release(view.generation)
+
+    def _acquire(self) -> Generation:
+        """The newest generation, acquired. Any thread; the writer may replace it meanwhile."""
+        while not self._ended:
+            generation = self._writer.generation
+            if generation.acquire():
+                return generation
+        raise BackendFailed(self._generations.path, "it is closed")
+
+    def _release(self, generation: Generation) -> None:
+        if not generation.release():
+            return
+        if self._ended:
+            generation.env.close()
+        else:
+            self._writer.submit(Retired(generation))
+
+    # ---- state
+
+    def blocked(self) -> bool:
+        if self._overfull():
+            self._told_blocked = True
+        return self._told_blocked
+
+    def _overfull(self) -> bool:
+        # During a rebuild the writer is away for seconds: only memory limits what may wait.
+        return (
+            (len(self._closed) > CLOSED_MAX and not self._rebuilds)
+            or self._closed_bytes + self._open.size > OVERLAY_BYTES_MAX
+            or self._closed_ops + self._open.ops > OVERLAY_OPS_MAX
+        )
+
+    def info(self) -> BackendInfo:
+        now = self._clock()
+        number = self._generation.number
+        readers = [
+            Reader(view.owner, now - view.started, view.generation.number)
+            for view in list(self._views)
+        ]
+        readers += [
+            Reader(owner, now - started, number)
+            for owner, started, number in list(self._copies.values())
+        ]
+        return BackendInfo(
+            path=self._generations.path,
+            generation=number,
+            map_size=self._generations.map_size,
+            pending_batches=len(self._closed) + (self._open.ops > 0),
+            pending_bytes=self._closed_bytes + self._open.size,
+            durable_index=self.durable_index,
+            rebuilding=self._rebuilds[0].name if self._rebuilds else "",
+            readers=sorted(readers, key=lambda reader: -reader.age),
+        )
+
+    # ---- new generations
+
+    def defragment(self, done: Outcome) -> None:
+        """Copy the live pages to a new generation and go over to it; reads and writes go on.
+
+        `done(error)` leaves the old generation in service: no space, a full disk, or another
+        rebuild is under way.
+        """
+        if self._rebuilds:
+            busy = BackendFailed(self._generations.path, f"{self._rebuilds[0].name} is under way")
+            self._post(partial(done, busy))
+            return
+        self._rebuild(Rebuild("defrag", "", done))
+
+    def install(self, source: str | os.PathLike[str], done: Outcome) -> None:
+        """Replace everything by the database in the file `source` (which is gone afterwards).
+
+        From here to `done` nothing may be written. `done(None)`: applied() and all reads come from
+        the file, it is durable, and nothing of the old overlay exists any more; what waited in
+        force_commit is told so, since the file supersedes it. `done(error)`: as if never called.
+        Runs after a defragmentation that is under way.
+        """
+        self._rebuild(Rebuild("install", os.fspath(source), done))
+
+    def _rebuild(self, rebuild: Rebuild) -> None:
+        self._rebuilds.append(rebuild)
+        self._writer.submit(rebuild)
+
+    def close(self) -> None:
+        """Write and sync what is complete, end the thread; blocks. Nothing is called back then.
+
+        An open batch that ends inside an entry is left out: the log replays it.
+        """
+        if self._ended:
+            return
+        if self._open.ops == self._marked_ops:
+            self._open.sync = True
+            self._close_open()
+        self._ended = True
+        for view in list(self._views):
+            view.close()
+        self._txn.abort()
+        self._release(self._generation)
+        self._writer.stop()
+        if self._writer.generation.retire():
+            self._writer.generation.env.close()
+
+    # ---- reports of the writer, on the loop
+
+    def _committed(self, stats: CommitStats) -> None:
+        if self._ended:
+            return
+        self._txn.abort()
+        self._txn = self._generation.env.begin()
+        committed, self._closed = self._closed[: stats.batches], self._closed[stats.batches :]
+        self._closed_ops -= sum(batch.ops for batch in committed)
+        self._closed_bytes -= sum(batch.size for batch in committed)
+        self._size = BackendSize(stats.size, stats.in_use)
+        self._committed_index = stats.applied_index
+        self._committed_at = self._clock()
+        self.durable_index = stats.durable_index
+        if self._on_commit is not None:
+            self._on_commit(stats)
+        for batch in committed:
+            for done in batch.done:
+                done()
+        self._resume()
+
+    def _switched(self, generation: Generation, rebuild: Rebuild) -> None:
+        if self._ended:
+            return
+        assert self._rebuilds[0] is rebuild, "rebuilds are reported in their order"
+        old, superseded = self._generation, self._open
+        self._txn.abort()
+        if rebuild.source:
+            assert not self._closed, f"{len(self._closed)} batches closed during an install"
+            self._adopt(generation)
+        else:
+            acquired = generation.acquire()
+            assert acquired, f"generation {generation.number} is retired"
+            self._generation = generation
+            self._txn = generation.env.begin()
+            self._size = generation.size(self._txn)
+            self.durable_index = self._committed_index
+        self._release(old)
+        self._finish(rebuild, None)
+        if rebuild.source:
+            for done in superseded.done:
+                done()
+
+    def _refused(self, rebuild: Rebuild, error: Exception) -> None:
+        if not self._ended:
+            self._finish(rebuild, error)
+
+    def _finish(self, rebuild: Rebuild, error: Exception | None) -> None:
+        self._rebuilds.remove(rebuild)
+        rebuild.done(error)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Less waits than before: close what became due meanwhile, let apply go on."""
+        self._close_forced()
+        self._close_if_due()
+        if self._told_blocked and not self._overfull():
+            self._told_blocked = False
+            if self._on_drained is not None:
+                self._on_drained()
+
+    def _failed(self, error: Exception) -> None:
+        if self._ended:
+            return
+        self._dead = True
+        if self._on_fatal is not None:
+            self._on_fatal(error)
