@@ -98,8 +98,8 @@ class Alarms:
         assert self.corrupt == (AlarmType.CORRUPT in types), (self.corrupt, types)
 
     def _refresh(self) -> None:
-        self.nospace = any(each.alarm == AlarmType.NOSPACE for each in self._raised)
-        self.corrupt = any(each.alarm == AlarmType.CORRUPT for each in self._raised)
+        self.nospace = bool(self.get(AlarmType.NOSPACE))
+        self.corrupt = bool(self.get(AlarmType.CORRUPT))
 
 
 def grows(request: Request) -> bool:

@@ -146,7 +146,7 @@ class Applier:
         Without context (raft leaving a joint configuration by itself) only the configuration is
         kept.
         """
-        self._hit("apply.before_conf_change")
+        self._hit("apply.before_entry")
         if not context:
             self.members.put_conf_state(advance(True))
             return None
@@ -177,7 +177,7 @@ class Applier:
         return DeleteRangeResponse(writing.end(), count, prev_kvs)
 
     def _txn(self, request: TxnRequest) -> TxnResponse:
-        return apply_txn(self.store, self.lessor, request)
+        return apply_txn(self.store, self.lessor, request, self._hit)
 
     def _compact(self, request: CompactionRequest) -> CompactionResponse:
         self.on_compaction(self.store.compact(request.revision))
@@ -193,7 +193,7 @@ class Applier:
         keys = self.lessor.keys_of(request.ID)
         writing = self.store.write()
         for key in keys:
-            self._hit("apply.in_revoke")
+            self._hit("apply.in_write")
             writing.delete_range(key)
         revision = writing.end()
         self.lessor.follow(writing.lease_changes)

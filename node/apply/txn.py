@@ -14,10 +14,10 @@ Operations see earlier writes of the same txn; compares never do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from mvcc.errors import MvccError
+from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import KeyValue, RangeOptions, RangeResult
 from mvcc.store import Store
 from mvcc.txn import WriteTxn
@@ -54,7 +54,10 @@ def is_read_only(request: TxnRequest) -> bool:
 
 
 def is_serializable(request: TxnRequest) -> bool:
-    """Whether a read-only txn may be answered from local state: every one of its ranges says so."""
+    """Whether a read-only txn may be answered from local state: every one of its ranges says so.
+
+    One without ranges only compares, which is no less of a read: it says nothing, so it is not.
+    """
     ranges = [op.request_range for op in request.success + request.failure]
     return bool(ranges) and all(each is not None and each.serializable for each in ranges)
 
@@ -69,7 +72,9 @@ def read_txn(store: Store, request: TxnRequest) -> TxnResponse:
     return TxnResponse(store.current_rev, succeeded, responses)
 
 
-def apply_txn(store: Store, lessor: Lessor, request: TxnRequest) -> TxnResponse:
+def apply_txn(
+    store: Store, lessor: Lessor, request: TxnRequest, hit: Callable[[str], None]
+) -> TxnResponse:
     """Execute one txn of the log. What it raises (RequestError, Compacted, FutureRevision) has
     changed nothing.
     """
@@ -78,10 +83,10 @@ def apply_txn(store: Store, lessor: Lessor, request: TxnRequest) -> TxnResponse:
     check_path(store, lessor, request, iter(path))
     writing = store.write()
     try:
-        response = _Run(writing, store).txn(request, iter(path))
+        response = _Run(writing, store, hit).txn(request, iter(path))
         writing.end()
         lessor.follow(writing.lease_changes)
-    except (ApplyError, MvccError) as error:
+    except (ApplyError, Compacted, FutureRevision) as error:
         raise AssertionError(f"a checked txn failed while it was written: {error!r}") from error
     return response
 
@@ -176,9 +181,10 @@ def check_put_applies(store: Store, lessor: Lessor, request: PutRequest) -> None
 class _Run:
     """The writing half of one txn."""
 
-    def __init__(self, writing: WriteTxn, store: Store) -> None:
+    def __init__(self, writing: WriteTxn, store: Store, hit: Callable[[str], None]) -> None:
         self._writing = writing
         self._store = store
+        self._hit = hit
 
     def txn(self, request: TxnRequest, path: Iterator[bool]) -> TxnResponse:
         succeeded = next(path)
@@ -189,6 +195,7 @@ class _Run:
     def _op(
         self, op: RequestOp, path: Iterator[bool]
     ) -> RangeResponse | PutResponse | DeleteRangeResponse | TxnResponse:
+        self._hit("apply.in_write")
         writing = self._writing
         request = the_request(op)
         if type(request) is PutRequest:
