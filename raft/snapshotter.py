@@ -4,26 +4,30 @@
         00000000000003e8.snap.db            the state after entry 1000, complete and durable
         00000000000007d0-3.snap.tmp         being received: index 2000, term 3
 
-A file appears under its final name only when its bytes match the sender's SHA-256 and are durable;
-whatever else is found on start is a reception that the last process did not finish.
+A file appears under its final name only when it is whole and durable; whether its bytes are the
+sender's is checked by who receives them, before `finish`. Whatever else is found on start is a
+reception that the last process did not finish.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from typing import NamedTuple
 
 from raft.core.errors import RaftError
+from raft.core.types import Snapshot
 from raft.disk import Disk, DiskFile
 
 _NAME = re.compile(r"([0-9a-f]{16})\.snap\.db")
 _TEMPORARY = ".snap.tmp"
 
 
-class SnapshotRefused(RaftError):
-    """What was received is not what was sent, or there is no room for it; nothing of it is kept."""
+class NoRoom(RaftError):
+    """The disk has not the room for a snapshot of this size; nothing was begun."""
+
+
+class ReceptionEnded(RaftError):
+    """This reception was finished or aborted, or has failed, and takes no more."""
 
 
 class SnapshotFile(NamedTuple):
@@ -52,28 +56,27 @@ class Snapshotter:
             if name.endswith(_TEMPORARY):
                 disk.remove(f"{path}/{name}")
 
-    def begin(self, index: int, term: int, size: int) -> SnapshotWriter:
-        """A writer for a snapshot of `size` bytes; a reception of the same one is aborted.
+    def begin(self, snapshot: Snapshot, size: int = 0) -> SnapshotWriter:
+        """A writer for a file of `size` bytes (0: not known).
 
-        SnapshotRefused when the disk has not the room.
+        An earlier reception of the same snapshot is aborted. NoRoom, OSError.
         """
         free = self._disk.free_bytes(self._path)
         if size + self._spare_bytes > free:
-            raise SnapshotRefused(
-                f"snapshot {index} has {size} bytes, {free} are free, {self._spare_bytes} to spare"
-            )
-        name = f"{index:016x}-{term:x}{_TEMPORARY}"
+            spare = self._spare_bytes
+            raise NoRoom(f"a snapshot of {size} bytes, {free} are free, {spare} to spare")
+        name = f"{snapshot.index:016x}-{snapshot.term:x}{_TEMPORARY}"
         earlier = self._receiving.get(name)
         if earlier is not None:
             earlier.abort()
         temporary = f"{self._path}/{name}"
-        writer = SnapshotWriter(self, self._disk, temporary, self.path_of(index), size)
+        writer = SnapshotWriter(self, self._disk, temporary, self.path(snapshot))
         self._receiving[name] = writer
         return writer
 
-    def path_of(self, index: int) -> str:
-        """Where the snapshot at `index` is, or would be."""
-        return f"{self._path}/{index:016x}.snap.db"
+    def path(self, snapshot: Snapshot) -> str:
+        """Where the file of `snapshot` is, or would be."""
+        return f"{self._path}/{snapshot.index:016x}.snap.db"
 
     def files(self) -> list[SnapshotFile]:
         """The complete snapshots, ascending by index."""
@@ -98,7 +101,7 @@ class Snapshotter:
         if dead:
             self._disk.sync_dir(self._path)
 
-    def _finish(self, temporary: str, target: str) -> None:
+    def _publish(self, temporary: str, target: str) -> None:
         self._disk.rename(temporary, target)
         self._disk.sync_dir(self._path)
         self._forget(temporary)
@@ -110,56 +113,39 @@ class Snapshotter:
 class SnapshotWriter:
     """One reception: `write` the chunks in order, then `finish`, or `abort` at any time.
 
-    A writer that was finished, aborted or has failed refuses more chunks with SnapshotRefused.
+    After an error nothing is left of it, and all but `abort` raise ReceptionEnded.
     """
 
-    def __init__(
-        self, owner: Snapshotter, disk: Disk, temporary: str, target: str, size: int
-    ) -> None:
+    def __init__(self, owner: Snapshotter, disk: Disk, temporary: str, target: str) -> None:
         self._owner = owner
         self._disk = disk
         self._temporary = temporary
         self._target = target
-        self._size = size
-        self._digest = hashlib.sha256()
         self._file: DiskFile | None = disk.open(temporary, create=True)
         self.received = 0
+        """Bytes written."""
 
     def write(self, chunk: bytes) -> None:
-        """Adds bytes; OSError ends the reception."""
+        """Appends; OSError ends the reception."""
         file = self._open_file()
-        if self.received + len(chunk) > self._size:
-            self.abort()
-            raise SnapshotRefused(f"more than the {self._size} bytes announced")
         try:
             file.write_at(self.received, chunk)
         except OSError:
             self.abort()
             raise
-        self._digest.update(chunk)
         self.received += len(chunk)
 
-    def finish(self, digest: bytes) -> str:
-        """Makes the file durable under its final name, which is returned.
-
-        SnapshotRefused when length or SHA-256 are not the sender's; OSError ends the reception.
-        """
+    def finish(self) -> None:
+        """The bytes are whole: makes them durable under their final name; OSError ends it."""
         file = self._open_file()
-        if self.received != self._size:
-            self.abort()
-            raise SnapshotRefused(f"{self.received} bytes of {self._size}")
-        if not hmac.compare_digest(self._digest.digest(), digest):
-            self.abort()
-            raise SnapshotRefused("the checksum is not the sender's")
         try:
             file.sync()
+            self._owner._publish(self._temporary, self._target)
         except OSError:
             self.abort()
             raise
         self._file = None
         file.close()
-        self._owner._finish(self._temporary, self._target)
-        return self._target
 
     def abort(self) -> None:
         """Ends the reception and removes what it left; idempotent."""
@@ -168,9 +154,10 @@ class SnapshotWriter:
         self._file.close()
         self._file = None
         self._owner._forget(self._temporary)
-        self._disk.remove(self._temporary)
+        if self._disk.exists(self._temporary):
+            self._disk.remove(self._temporary)
 
     def _open_file(self) -> DiskFile:
         if self._file is None:
-            raise SnapshotRefused("this reception has ended")
+            raise ReceptionEnded(self._target)
         return self._file

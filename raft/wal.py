@@ -30,54 +30,47 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from raft import codec
-from raft.core.errors import RaftError
-from raft.core.types import NONE, Entry, HardState, Snapshot
+from raft.core.types import Entry, HardState, Snapshot
 from raft.disk import Disk, DiskFile, DiskLock
-from raft.wal_format import (
-    DURABLE,
-    Damage,
-    Kind,
-    Record,
-    add_record,
-    crc_body,
-    read_seed,
-    record_bytes,
-    scan,
+from raft.wal_format import DURABLE, Kind, add_record, crc_body, record_bytes
+from raft.wal_replay import (
+    HEAD_KINDS,
+    CorruptWal,
+    Replay,
+    Segment,
+    WalError,
+    WalState,
+    replay_directory,
+    verify,
 )
+
+__all__ = [
+    "CorruptWal",
+    "Wal",
+    "WalError",
+    "WalFailed",
+    "WalJob",
+    "WalLocked",
+    "WalState",
+    "verify",
+]
 
 SEGMENT_BYTES = 64 << 20
 """Large enough that cuts are rare, small enough to read and to release in one go."""
 RESERVE_BYTES = 64 << 20
 """Enough for a last backend commit and one compaction after the disk has filled up."""
 
-_SEGMENT_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.wal")
+_ZEROS = bytes(512 << 10)
+"""One step of `Wal.prepare`: an append that arrives meanwhile waits for it."""
 _RESERVE = "reserve"
 _NEXT = "next.tmp"
-_HEAD_RECORDS = (Kind.CRC, Kind.METADATA, Kind.HARD_STATE)
 
 _log = logging.getLogger("raft.wal")
-_T = TypeVar("_T")
-
-
-class WalError(RaftError):
-    """Root of what the WAL raises."""
-
-
-class CorruptWal(WalError):
-    """The log is damaged where it must not be; nothing was changed on disk."""
-
-    def __init__(self, file: str, offset: int, why: str) -> None:
-        super().__init__(f"{file} at offset {offset}: {why}")
-        self.file = file
-        self.offset = offset
-        self.why = why
 
 
 class WalFailed(WalError):
@@ -88,19 +81,6 @@ class WalLocked(WalError):
     """Another process uses this directory."""
 
 
-class WalState(NamedTuple):
-    """What a log says on opening.
-
-    `snapshot` is the newest valid marker (index 0 if there is none), `entries` are those behind it,
-    contiguous; those beyond `hard_state.commit` belong to the log but are not committed.
-    """
-
-    metadata: bytes
-    hard_state: HardState
-    snapshot: Snapshot
-    entries: list[Entry]
-
-
 class WalJob(NamedTuple):
     """What one Ready wants written; None and empty mean nothing of that sort."""
 
@@ -109,20 +89,12 @@ class WalJob(NamedTuple):
     snapshot: Snapshot | None = None
 
 
-class _Segment(NamedTuple):
-    sequence: int
-    first_index: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.sequence:016x}-{self.first_index:016x}.wal"
-
-
 class Wal:
     """An open log. Blocking; one thread at a time.
 
     `_crc` and `_position` are where the chain stands in the last segment; `_synced` is whether
     everything before `_position` is durable; `_marker` is the index of the newest valid marker.
+    `_zeroed` and `_next_zeroed` are how far zeros (or records) were written into preallocated room.
     """
 
     def __init__(
@@ -140,11 +112,13 @@ class Wal:
         self._lock = lock
         self._metadata = metadata
         self._segment_bytes = segment_bytes
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._file: DiskFile | None = None
         self._next_file: DiskFile | None = None
         self._size = 0
         self._position = 0
+        self._zeroed = 0
+        self._next_zeroed = 0
         self._crc = 0
         self._synced = True
         self._hard_state = HardState()
@@ -181,7 +155,7 @@ class Wal:
         disk.make_dir(building)
         wal = Wal(disk, building, _lock(disk, building), metadata, segment_bytes=segment_bytes)
         try:
-            wal._start_segment(_Segment(0, 1), 0)
+            wal._start_segment(Segment(0, 1), 0)
             wal._make_reserve(reserve_bytes)
             disk.sync_dir(building)
             disk.rename(building, path)
@@ -208,7 +182,7 @@ class Wal:
         """
         lock = _lock(disk, path)
         try:
-            replay = _replay_directory(disk, path)
+            replay = replay_directory(disk, path)
             wal = Wal(disk, path, lock, replay.metadata, segment_bytes=segment_bytes)
             state = replay.state(path)
         except BaseException:
@@ -222,7 +196,7 @@ class Wal:
             raise
         return wal, state
 
-    def _resume(self, replay: _Replay, state: WalState, logger: logging.Logger) -> None:
+    def _resume(self, replay: Replay, state: WalState, logger: logging.Logger) -> None:
         """Makes the last segment end where the good records end, durably."""
         for name in self._disk.list(self._path):
             if name.endswith(".tmp"):
@@ -277,10 +251,24 @@ class Wal:
         """Writes jobs in their order with one write and at most one sync; else like `append`."""
         self._guarded(lambda: self._append(jobs, sync))
 
-    def prepare(self) -> None:
-        """Preallocates the next segment once this one is half full. For idle moments."""
-        if self._next_file is None and self._position * 2 > self._size:
+    def prepare(self) -> bool:
+        """A step of what may be done ahead, a millisecond or two; False when nothing is left to do.
+
+        Zeros are written and synced before records come: a sync of bytes that have their blocks on
+        the disk already is a third faster than one that must also record the new blocks. Once this
+        segment is half full, the next one is made.
+        """
+        if self._zeroed < self._size:
+            self._guarded(self._zero_ahead)
+        elif self._position * 2 < self._size:
+            return False
+        elif self._next_file is None:
             self._guarded(self._make_next)
+        elif self._next_zeroed < self._segment_bytes:
+            self._guarded(self._zero_next)
+        else:
+            return False
+        return True
 
     def release(self, index: int) -> None:
         """Removes segments that only hold entries before `index`, but keeps the newest of them.
@@ -364,6 +352,16 @@ class Wal:
 
     # -- segments --------------------------------------------------------------------------------
 
+    def _zero_ahead(self) -> None:
+        assert self._file is not None
+        start = max(self._zeroed, self._position)
+        self._zeroed = _write_zeros(self._file, start, self._size)
+        self._synced = True
+
+    def _zero_next(self) -> None:
+        assert self._next_file is not None
+        self._next_zeroed = _write_zeros(self._next_file, self._next_zeroed, self._segment_bytes)
+
     def _make_next(self) -> None:
         path = self._join(_NEXT)
         self._next_file = self._disk.open(path, create=True)
@@ -378,15 +376,16 @@ class Wal:
         self._file.close()
         self._file = None
         sequence = self._segments[-1].sequence + 1
-        self._start_segment(_Segment(sequence, self._last_index + 1), room)
+        self._start_segment(Segment(sequence, self._last_index + 1), room)
 
-    def _start_segment(self, segment: _Segment, room: int) -> None:
+    def _start_segment(self, segment: Segment, room: int) -> None:
         """Head first, then the name: a segment that can be seen has its head."""
         if self._next_file is None:
             self._make_next()
         file = self._next_file
         assert file is not None
         self._file, self._next_file = file, None
+        self._zeroed, self._next_zeroed = self._next_zeroed, 0
         parts: list[bytes] = []
         offset = 0
         head = (
@@ -394,7 +393,7 @@ class Wal:
             self._metadata,
             codec.encode_hard_state(self._hard_state),
         )
-        for kind, data in zip(_HEAD_RECORDS, head, strict=True):
+        for kind, data in zip(HEAD_KINDS, head, strict=True):
             self._crc = add_record(parts, kind, data, crc=self._crc, offset=offset)
             offset += record_bytes(len(data))
         file.preallocate(max(self._segment_bytes, offset + room))
@@ -423,201 +422,12 @@ class Wal:
         return f"{self._path}/{name}"
 
 
-# -- reading -------------------------------------------------------------------------------------
-
-
-class _Replay:
-    """Makes the state out of the records of all segments, in their order.
-
-    `entries` are contiguous; they start behind `snapshot` unless segments before the first were
-    released and no marker was met yet (`headless`). `held` are the records since a marker that its
-    hard state, at the end of the same append, has yet to commit: all of them count, or none.
-    """
-
-    def __init__(self) -> None:
-        self.segments: list[_Segment] = []
-        self.metadata = b""
-        self.hard_state = HardState()
-        self.snapshot = Snapshot()
-        self.entries: list[Entry] = []
-        self.headless = False
-        self.held: list[Record] = []
-        self.crc = 0
-        self.end = 0
-        self.torn: Damage | None = None
-
-    @property
-    def last_index(self) -> int:
-        return self.entries[-1].index if self.entries else self.snapshot.index
-
-    def read_segment(self, disk: Disk, path: str, segment: _Segment, *, last: bool) -> None:
-        """Takes one segment's records; CorruptWal, or `torn` where the last one may be cut."""
-        file = f"{path}/{segment.name}"
-        data = disk.read(file)
-        taken = 0
-        previous_crc = self.crc
-        try:
-            seed = read_seed(data)
-            if self.segments and seed != previous_crc:
-                raise Damage(0, "does not continue the segment before it", torn=False)
-            self.crc, self.end = seed, 0
-            for record in scan(data, seed):
-                if taken < len(_HEAD_RECORDS):
-                    self._take_head(taken, record)
-                else:
-                    self._take(record)
-                taken += 1
-                self.crc, self.end = record.crc, record.end
-            if taken < len(_HEAD_RECORDS):
-                raise Damage(self.end, "the segment's head is not whole", torn=False)
-        except Damage as damage:
-            if not (last and damage.torn and taken >= len(_HEAD_RECORDS)):
-                raise CorruptWal(file, damage.offset, damage.why) from damage
-            self.torn = damage
-        self.segments.append(segment)
-        if self.held:
-            self._drop_held(file, last)
-
-    def _take_head(self, at: int, record: Record) -> None:
-        if record.kind != _HEAD_RECORDS[at]:
-            raise Damage(record.offset, f"a record of kind {record.kind} in the head", torn=False)
-        if record.kind == Kind.METADATA:
-            metadata = bytes(record.data)
-            if self.segments and metadata != self.metadata:
-                raise Damage(record.offset, "metadata of another log", torn=False)
-            self.metadata = metadata
-        elif record.kind == Kind.HARD_STATE:
-            self.hard_state = _decoded(record, codec.decode_hard_state)
-
-    def _take(self, record: Record) -> None:
-        if record.kind == Kind.SNAPSHOT:
-            marker = _decoded(record, codec.decode_snapshot)
-            if self.held or marker.index > self.hard_state.commit:
-                self.held.append(record)
-            else:
-                self._adopt(marker)
-        elif record.kind == Kind.HARD_STATE:
-            self.hard_state = _decoded(record, codec.decode_hard_state)
-            held, self.held = self.held, []
-            for earlier in held:
-                self._take(earlier)
-            if self.held:
-                raise Damage(self.held[0].offset, "a marker beyond its commit", torn=False)
-        elif record.kind == Kind.ENTRIES:
-            if self.held:
-                self.held.append(record)
-            else:
-                self._add(record, _decoded(record, codec.decode_entries))
-        else:
-            raise Damage(record.offset, f"a record of kind {record.kind}", torn=False)
-
-    def _adopt(self, marker: Snapshot) -> None:
-        """Starts the log behind a committed marker, unless that is behind the start already."""
-        if marker.index <= self.snapshot.index:
-            return
-        if not self.entries:
-            self.snapshot = marker
-            return
-        at = marker.index - self.entries[0].index
-        if at < -1:
-            return
-        same = at == -1 or (at < len(self.entries) and self.entries[at].term == marker.term)
-        self.entries = self.entries[at + 1 :] if same else []
-        self.headless = False
-        self.snapshot = marker
-
-    def _add(self, record: Record, batch: list[Entry]) -> None:
-        for number, entry in enumerate(batch):
-            if entry.index != batch[0].index + number:
-                raise Damage(record.offset, "a hole inside a batch of entries", torn=False)
-        if not batch:
-            return
-        first = batch[0].index
-        if self.headless and not self.entries:
-            self.entries = batch
-            return
-        if first > self.last_index + 1:
-            why = f"a hole: entry {first} behind {self.last_index}"
-            raise Damage(record.offset, why, torn=False)
-        start = self.entries[0].index if self.entries else self.last_index + 1
-        if first >= start:
-            del self.entries[first - start :]
-            self.entries.extend(batch)
-        else:
-            self.entries = [entry for entry in batch if entry.index > self.snapshot.index]
-
-    def _drop_held(self, file: str, last: bool) -> None:
-        """An append whose end is missing was torn, though each record left of it is good."""
-        record = self.held[0]
-        if not last:
-            raise CorruptWal(file, record.offset, "a marker that was never committed")
-        why = "the hard state that commits a snapshot marker is missing"
-        self.torn = Damage(record.offset, why, torn=True)
-        self.end = record.offset
-        self.held = []
-
-    def state(self, path: str) -> WalState:
-        """The whole; CorruptWal where the parts do not fit each other."""
-        file = f"{path}/{self.segments[-1].name}"
-        first, last = self.snapshot.index + 1, self.last_index
-        if self.entries and self.entries[0].index != first:
-            why = f"a hole: the log starts at {self.entries[0].index}, {first} is due"
-            raise CorruptWal(file, self.end, why)
-        if self.hard_state.commit > last:
-            why = f"commit {self.hard_state.commit} beyond the last entry {last}"
-            raise CorruptWal(file, self.end, why)
-        hard_state = self.hard_state
-        last_term = self.entries[-1].term if self.entries else self.snapshot.term
-        if last_term > hard_state.term:
-            hard_state = HardState(last_term, NONE, hard_state.commit)
-        return WalState(self.metadata, hard_state, self.snapshot, self.entries)
-
-
-def _decoded(record: Record, decode: Callable[[memoryview], _T]) -> _T:
-    try:
-        return decode(record.data)
-    except ValueError as error:
-        raise Damage(record.offset, f"not decodable: {error}", torn=False) from error
-
-
-def _list_segments(disk: Disk, path: str) -> list[_Segment]:
-    """Ascending by sequence and without a gap; CorruptWal otherwise."""
-    segments = []
-    for name in disk.list(path):
-        match = _SEGMENT_NAME.fullmatch(name)
-        if match is not None:
-            segments.append(_Segment(int(match[1], 16), int(match[2], 16)))
-    if not segments:
-        raise CorruptWal(path, 0, "no segment in this directory")
-    for before, segment in pairwise(segments):
-        if segment.sequence != before.sequence + 1:
-            why = f"the segment before it is missing ({before.name} is there)"
-            raise CorruptWal(f"{path}/{segment.name}", 0, why)
-    return segments
-
-
-def _replay_directory(disk: Disk, path: str) -> _Replay:
-    replay = _Replay()
-    segments = _list_segments(disk, path)
-    replay.headless = segments[0].sequence > 0
-    for segment in segments:
-        replay.read_segment(disk, path, segment, last=segment is segments[-1])
-    return replay
-
-
-def verify(disk: Disk, path: str) -> list[str]:
-    """What is wrong with the log at `path`, a line each; empty when nothing is.
-
-    Reads only and takes no lock. A torn tail, which opening would cut, is a problem too.
-    """
-    try:
-        replay = _replay_directory(disk, path)
-        replay.state(path)
-    except (CorruptWal, OSError) as error:
-        return [str(error)]
-    if replay.torn is None:
-        return []
-    return [f"{path}/{replay.segments[-1].name}: torn tail at {replay.torn}"]
+def _write_zeros(file: DiskFile, start: int, end: int) -> int:
+    end = min(end, start + len(_ZEROS))
+    if start < end:
+        file.write_at(start, _ZEROS[: end - start])
+        file.sync_data()
+    return end
 
 
 def _lock(disk: Disk, path: str) -> DiskLock:

@@ -1,7 +1,7 @@
 """The one thread that writes the WAL, and the loop's end of it.
 
-    loop:   submit(job, done) ---- SimpleQueue ---->  thread: everything that waits = one group
-            done(), done(), ... <- one call_soon ---          one write, one fdatasync at most
+    loop:   submit(job, on_done) ---- SimpleQueue ---->  thread: everything that waits = one group
+            on_done(), ... <------- one call_soon ---          one write, one fdatasync at most
 
 While one group syncs, the next one gathers: the slower the disk, the larger the groups.
 """
@@ -11,21 +11,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from raft.core.types import Entry, HardState, Snapshot
 from raft.wal import Wal, WalJob
 
-Done = Callable[[], None]
 _STOP = None
 
 
 class _Write(NamedTuple):
     job: WalJob
     sync: bool
-    done: Done | None
+    on_done: Callable[[], None] | None
 
 
 class _Release(NamedTuple):
@@ -35,9 +33,9 @@ class _Release(NamedTuple):
 class WalThread:
     """Owns `wal` from `start` to the end of `stop`; all methods are for the loop's thread.
 
-    Jobs are written in the order of `submit`, and their `done` run on the loop in that order, when
-    the job and all before it are durable; for a job without `sync`, when it is written. `failed` is
-    called on the loop, once, with the first error; no `done` runs after it.
+    Jobs are written in the order of `submit`, and their `on_done` run on the loop in that order,
+    when the job and all before it are durable; for a job without `sync`, when it is written.
+    `failed` is called on the loop, once, with the first error; no `on_done` runs after it.
 
     `observe(seconds)` is called in the thread for each write with its sync. `last_seconds` is the
     latest of these; `busy_seconds()` is how long the one under way has taken: a watchdog's food.
@@ -64,16 +62,9 @@ class WalThread:
         """Starts the thread."""
         self._thread.start()
 
-    def submit(
-        self,
-        hard_state: HardState | None,
-        entries: Sequence[Entry],
-        snapshot: Snapshot | None,
-        sync: bool,
-        done: Done | None,
-    ) -> None:
-        """Hands a Ready's writes over; never blocks. Leave the entries as they are until `done`."""
-        self._queue.put(_Write(WalJob(hard_state, entries, snapshot), sync, done))
+    def submit(self, job: WalJob, on_done: Callable[[], None] | None = None, *, sync: bool) -> None:
+        """Hands a Ready's writes over; never blocks. Its entries must not change until done."""
+        self._queue.put(_Write(job, sync, on_done))
 
     def release(self, index: int) -> None:
         """`Wal.release`, after everything submitted before."""
@@ -101,8 +92,10 @@ class WalThread:
             self._loop.call_soon_threadsafe(self._failed, error)
 
     def _turn(self) -> bool:
-        """Waits for work and does all there is; False when told to stop."""
+        """Waits for work, meanwhile preparing, and does all there is; False when told to stop."""
         queue = self._queue
+        while queue.empty() and self._wal.prepare():
+            pass
         items = [queue.get()]
         while queue.qsize():  # this thread is the only taker
             items.append(queue.get())
@@ -114,8 +107,6 @@ class WalThread:
         released = max((item.before for item in items if isinstance(item, _Release)), default=0)
         if released:
             self._wal.release(released)
-        if going_on and queue.empty():
-            self._wal.prepare()
         return going_on
 
     def _write(self, writes: list[_Write]) -> None:
@@ -124,13 +115,13 @@ class WalThread:
         self._wal.append_jobs([write.job for write in writes], sync=sync)
         self.last_seconds = time.monotonic() - started
         self._busy_since = None
-        callbacks = [write.done for write in writes if write.done is not None]
+        callbacks = [write.on_done for write in writes if write.on_done is not None]
         if callbacks:
             self._loop.call_soon_threadsafe(_call_all, callbacks)
         if self._observe is not None and sync:
             self._observe(self.last_seconds)
 
 
-def _call_all(callbacks: list[Done]) -> None:
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
     for callback in callbacks:
         callback()
