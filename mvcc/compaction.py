@@ -43,7 +43,7 @@ class Compaction:
         assert self._index is store.index, "the job of a state that was replaced by a restore"
         drained = self._collect(limit)
         # One row is held back until it is known whether more follow: the last goes with _finish.
-        count = min(limit, len(self._dead) - (not drained))
+        count = min(limit, max(0, len(self._dead) - (0 if drained else 1)))
         rows, self._dead = sorted(self._dead[:count]), self._dead[count:]
         if rows:
             store.backend.delete_many(KEY, rows)
