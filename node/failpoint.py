@@ -20,7 +20,7 @@ EXIT_CODE = 77
 """What a process ends with at `exit`, so that a test can tell it from a crash of another kind."""
 
 FAILPOINTS = {
-    "apply.before_entry": "entries before this one may be in the open batch, nothing of this one is",
+    "apply.before_entry": "earlier entries may be in the open batch, nothing of this one is",
     "apply.in_write": "a part of an entry is in the open batch, the next part is not",
     "compaction.before_scheduled": "a compaction is applied, its mark is not yet forced to disk",
     "compaction.after_scheduled": "the scheduled mark is durable, no row is deleted",
