@@ -51,6 +51,8 @@ OVERLAY_BYTES_MAX = 64 << 20
 OVERLAY_OPS_MAX = 500_000
 """The same for rows that are small or deleted: what they cost is the dict, about 150 bytes each."""
 VIEW_SECONDS_MAX = 60.0
+VIEWS_MAX = 64
+"""Half of the engine's reader slots: the loop's own read must always find one."""
 IDLE_SECONDS = 1.0
 """After so long without a commit the last one is synced, else durable_index would trail on."""
 DISK_RESERVE = 64 << 20
@@ -268,13 +270,14 @@ class LmdbBackend:
         return self._size
 
     def snapshot(self, owner: str = "snapshot") -> View:
-        """A view of the last commit, for any thread; cancelled after 60 s. Close it."""
+        """A view of the last commit, for any thread; cancelled after 60 s. Close it.
+
+        BackendFailed when 64 of them are open.
+        """
+        if len(self._views) >= VIEWS_MAX:
+            raise BackendFailed(self._generations.path, f"{VIEWS_MAX} read views are open")
         generation = self._acquire()
-        try:
-            view = View(generation, owner, self._clock(), self._view_closed)
-        except lmdb.Error as error:
-            self._release(generation)
-            raise BackendFailed(generation.directory, error) from error
+        view = View(generation, owner, self._clock(), self._view_closed)
         self._views.add(view)
         return view
 
@@ -327,7 +330,8 @@ class LmdbBackend:
     def _overfull(self) -> bool:
         # During a rebuild the writer is away for seconds: only memory limits what may wait.
         return (
-            (len(self._closed) > CLOSED_MAX and not self._rebuilds)
+            self._dead
+            or (len(self._closed) > CLOSED_MAX and not self._rebuilds)
             or self._closed_bytes + self._open.size > OVERLAY_BYTES_MAX
             or self._closed_ops + self._open.ops > OVERLAY_OPS_MAX
         )
