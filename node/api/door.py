@@ -1,0 +1,432 @@
+"""The fast path in front of aiohttp: simple unary calls without a task, a future or a request
+object.
+
+A connection starts here. As long as it sends plain requests,
+
+    POST /v3/kv/put HTTP/1.1 | Host | Content-Length | ... | body
+
+each is cut out of the byte stream, decoded, handed to its service with a callback, and answered by
+one write; pipelined requests are served one after the other, in order. Clients repeat their heads
+byte for byte, so a head is parsed once and then found in a dict.
+
+The first request that is anything else (another method or path, chunked, Expect, Upgrade,
+Connection: close, two lengths, a bare line feed, ...) takes the connection to aiohttp for good,
+together with every byte not yet served. Nothing is refused here for its HTTP: what is not plainly
+simple is aiohttp's to judge, so there is one opinion on what is malformed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from node.api.errors import OK, REASONS, MessageTooLarge, Refusal, refusal
+from node.api.json_codec import wire_size
+from node.api.routes import Unary
+
+log = logging.getLogger("esker.api")
+
+HEAD_BYTES_MAX = 8190
+"""Above it aiohttp decides (its own limit is per line)."""
+
+HEADS_MAX = 4096
+"""Heads remembered; a client has a few per Content-Length, and a head is some 200 bytes."""
+
+PIPELINE_BYTES_MAX = 1 << 18
+"""Bytes kept of requests that wait behind the one being served; then the socket is not read."""
+
+HALF_REQUEST_SECONDS = 10.0
+BODY_BYTES_PER_SECOND_MIN = 1 << 16
+"""A request must be complete 10 s after its first byte, and 1 s later per 64 KiB of it."""
+
+STALLED_SECONDS = 60.0
+"""How long a client may leave our answers in our buffer."""
+
+IDLE_SECONDS = 3630.0
+"""Longer than proxies keep an idle connection, so that it is they who close it."""
+
+CORS = {
+    "Access-Control-Allow-Headers": "accept, content-type, authorization",
+    "Access-Control-Allow-Methods": "POST, GET, OPTIONS, PUT, DELETE",
+    "Access-Control-Allow-Origin": "*",
+}
+
+_BEGINNING = b"POST /v3"
+_REQUEST_LINE = re.compile(rb"POST (/v3[!->@-~]*) HTTP/1\.1")
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_NOT_SIMPLE = {
+    b"transfer-encoding",
+    b"content-encoding",
+    b"expect",
+    b"upgrade",
+    b"trailer",
+    b"te",
+    b"origin",
+}
+
+
+class Head(NamedTuple):
+    """A request as far as its head tells. `secret`: not to be remembered."""
+
+    method: Unary
+    length: int
+    secret: bool
+
+
+def parse_head(
+    head: bytes, routes: dict[bytes, Unary], host_allowed: Callable[[str], bool], body_max: int
+) -> Head | None:
+    """The simple request that `head` (blank line included) announces, or None: not simple."""
+    line, *lines = head[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line)
+    method = routes.get(match[1]) if match else None
+    if method is None:
+        return None
+    seen: dict[bytes, bytes] = {}
+    for item in lines:
+        header = _HEADER.fullmatch(item)
+        if header is None:
+            return None
+        name = header[1].lower()
+        if name in _NOT_SIMPLE or name in seen:
+            return None
+        seen[name] = header[2].strip(b" \t")
+    if seen.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    length = seen.get(b"content-length", b"0")
+    if not _LENGTH.fullmatch(length) or int(length) > body_max:
+        return None
+    if b"host" not in seen or not host_allowed(seen[b"host"].decode("latin-1")):
+        return None
+    return Head(method, int(length), b"authorization" in seen)
+
+
+class Lobby:
+    """What all doors of a server share: routes, limits, remembered heads, the wording of answers,
+    the clock of the sweep.
+    """
+
+    def __init__(
+        self,
+        routes: dict[bytes, Unary],
+        *,
+        message_bytes_max: int,
+        host_allowed: Callable[[str], bool],
+        hand_over: Callable[[], asyncio.Protocol],
+        cors: bool,
+        now: float,
+    ) -> None:
+        self.routes = routes
+        self.message_bytes_max = message_bytes_max
+        # The limit is on the message; its JSON is a third longer for base64, and more with blanks
+        # and escapes.
+        self.body_bytes_max = 2 * message_bytes_max + (1 << 16)
+        self.host_allowed = host_allowed
+        self.hand_over = hand_over
+        self.doors: set[Door] = set()
+        self.emptied = asyncio.Event()
+        self.emptied.set()
+        self.heads: dict[bytes, Head] = {}
+        self.now = now
+        self.closing = False
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self._cors = "".join(f"{k}: {v}\r\n" for k, v in CORS.items()) if cors else ""
+        self.ok = b""
+        self._date = ""
+        self.set_date("")
+
+    def enter(self, door: Door) -> None:
+        self.doors.add(door)
+        self.emptied.clear()
+
+    def leave(self, door: Door) -> None:
+        """`emptied` is set as long as no door is open."""
+        self.doors.discard(door)
+        if not self.doors:
+            self.emptied.set()
+
+    def set_date(self, date: str) -> None:
+        """The Date of the answers from now on; the one who sweeps keeps it current."""
+        self._date = f"Date: {date}\r\n" if date else ""
+        self.ok = self._head(200, "Grpc-Metadata-Content-Type: application/grpc\r\n")
+
+    def _head(self, status: int, more: str = "") -> bytes:
+        text = (
+            f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\n"
+            f"{more}{self._cors}{self._date}Content-Length: "
+        )
+        return text.encode()
+
+    def error(self, told: Refusal) -> bytes:
+        """A whole answer."""
+        body = told.body()
+        more = f"WWW-Authenticate: {told.text}\r\n" if told.status == 401 else ""
+        return self._head(told.status, more) + b"%d\r\n\r\n%b" % (len(body), body)
+
+    def find(self, head: bytes) -> Head | None:
+        """`parse_head`, remembered."""
+        parsed = parse_head(head, self.routes, self.host_allowed, self.body_bytes_max)
+        if parsed is not None and not parsed.secret:
+            if len(self.heads) >= HEADS_MAX:
+                self.heads.clear()
+            self.heads[head] = parsed
+        return parsed
+
+    def sweep(self, now: float) -> None:
+        """Close what is too slow or too long idle; call it about once a second."""
+        self.now = now
+        for door in list(self.doors):
+            door.sweep(now)
+
+
+def check_size(request: Any, body: bytes, limit: int) -> None:
+    """MessageTooLarge when `request` would not fit into one gRPC message. Only a body that long can
+    hold one.
+    """
+    if len(body) > limit:
+        size = wire_size(request)
+        if size > limit:
+            raise MessageTooLarge(size, limit)
+
+
+class Door(asyncio.Protocol):
+    """One client connection, as long as it is simple.
+
+    `_busy`: a request is being served; its answer is written before the next one is looked at.
+    `_rest`: bytes not yet looked at, beginning with a request; `_need`: how many it takes to go on.
+    `_since`: when (by the sweep's clock) the present state began.
+    """
+
+    __slots__ = (
+        "_busy",
+        "_full",
+        "_lobby",
+        "_loop",
+        "_method",
+        "_need",
+        "_not_reading",
+        "_rest",
+        "_serving",
+        "_since",
+        "_transport",
+    )
+
+    def __init__(self, lobby: Lobby, loop: asyncio.AbstractEventLoop) -> None:
+        self._lobby = lobby
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._rest = bytearray()
+        self._need = 0
+        self._busy = False
+        self._serving = False
+        self._full = False
+        self._not_reading = False
+        self._since = lobby.now
+        self._method: Unary
+
+    # -- what the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._lobby.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The answer under way is dropped when it comes; what was asked may still happen."""
+        self._transport = None
+        self._rest.clear()
+        self._lobby.leave(self)
+
+    def data_received(self, data: bytes) -> None:
+        rest = self._rest
+        if not rest and not self._busy and not self._full:
+            self._since = self._lobby.now
+            self._serve(data)
+            return
+        rest += data
+        if self._busy or self._full:
+            if len(rest) > PIPELINE_BYTES_MAX and not self._not_reading:
+                self._stop_reading()
+        elif len(rest) >= self._need:
+            self._go_on()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: serve no more until it does."""
+        self._full = True
+        self._since = self._lobby.now
+        self._stop_reading()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._loop.call_soon(self._go_on)
+
+    def _stop_reading(self) -> None:
+        if not self._not_reading and self._transport is not None:
+            self._not_reading = True
+            self._transport.pause_reading()
+
+    # -- one request after the other
+
+    def _go_on(self) -> None:
+        if self._busy or self._full or self._transport is None:
+            return
+        if self._rest:
+            data = bytes(self._rest)
+            self._rest.clear()
+            self._serve(data)
+        if self._not_reading and not self._full and len(self._rest) <= PIPELINE_BYTES_MAX:
+            self._not_reading = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    def _serve(self, data: bytes) -> None:
+        """Serve the requests in `data` until one has to wait, for more bytes or for its answer."""
+        lobby = self._lobby
+        self._serving = True
+        start = 0
+        while not self._full and self._transport is not None:
+            end = data.find(b"\r\n\r\n", start) + 4
+            if end < 4:
+                begins = data[start : start + len(_BEGINNING)]
+                if len(data) - start > HEAD_BYTES_MAX or not _BEGINNING.startswith(begins):
+                    self._hand_over(data[start:])
+                    return
+                self._need = 0
+                break
+            head = data[start:end]
+            found = lobby.heads.get(head) or lobby.find(head)
+            if found is None:
+                self._hand_over(data[start:])
+                return
+            stop = end + found.length
+            if len(data) < stop:
+                self._need = stop - start
+                break
+            self._begin(found.method, data[end:stop])
+            start = stop
+            if self._busy or start == len(data):
+                break
+        self._serving = False
+        if start < len(data) and self._transport is not None:
+            self._rest += data[start:] if start else data
+
+    def _begin(self, method: Unary, body: bytes) -> None:
+        lobby = self._lobby
+        self._busy = True
+        self._method = method
+        method.started += 1
+        lobby.received_bytes += len(body)
+        try:
+            request = method.decode(body)
+            if len(body) > lobby.message_bytes_max:
+                check_size(request, body, lobby.message_bytes_max)
+            method.serve(request, self._done)
+        except Exception as error:
+            if not self._busy:
+                raise  # Answered already: it is not the request's fault.
+            self._done(error)
+
+    def _done(self, response: object) -> None:
+        """The answer of the request under way, or the error it met."""
+        assert self._busy, "a request was answered twice"
+        transport = self._transport
+        method = self._method
+        if transport is None:
+            self._busy = False
+            return
+        if isinstance(response, Exception):
+            self._refuse(response)
+            return
+        try:
+            slices = None if method.slices is None else method.slices(response)
+            if slices is not None:
+                self._write_slice(slices, [])
+                return
+            body = method.encode(response)
+        except Exception as error:
+            self._refuse(error)
+            return
+        method.handled[OK] += 1
+        lobby = self._lobby
+        lobby.sent_bytes += len(body)
+        transport.write(b"%b%d\r\n\r\n%b" % (lobby.ok, len(body), body))
+        self._answered()
+
+    def _refuse(self, error: Exception) -> None:
+        told = refusal(error)
+        handled = self._method.handled
+        handled[told.code] = handled.get(told.code, 0) + 1
+        assert self._transport is not None
+        self._transport.write(self._lobby.error(told))
+        self._answered()
+
+    def _write_slice(self, slices: Iterator[bytes], written: list[bytes]) -> None:
+        """Encode one slice and come back for the next; write when the length is known."""
+        if self._transport is None:
+            self._busy = False
+            return
+        part = next(slices, None)
+        if part is not None:
+            written.append(part)
+            self._loop.call_soon(self._write_slice, slices, written)
+            return
+        size = sum(map(len, written))
+        self._method.handled[OK] += 1
+        self._lobby.sent_bytes += size
+        self._transport.write(self._lobby.ok + b"%d\r\n\r\n" % size)
+        for part in written:
+            self._transport.write(part)
+        self._answered()
+
+    def _answered(self) -> None:
+        self._busy = False
+        self._since = self._lobby.now
+        if self._lobby.closing and not self._rest:
+            self.close()
+        elif not self._serving and (self._rest or self._not_reading):
+            # Not at once: whoever answers (apply, in the middle of its batch) must not be entered
+            # again by the next request.
+            self._loop.call_soon(self._go_on)
+
+    def _hand_over(self, data: bytes) -> None:
+        """From here on the connection is aiohttp's."""
+        transport = self._transport
+        assert transport is not None
+        self._serving = False
+        self._transport = None
+        self._lobby.leave(self)
+        if self._not_reading:
+            transport.resume_reading()
+        successor = self._lobby.hand_over()
+        transport.set_protocol(successor)
+        successor.connection_made(transport)
+        successor.data_received(data)
+
+    # -- limits
+
+    def sweep(self, now: float) -> None:
+        """Close the connection when its state lasts too long."""
+        waited = now - self._since
+        if self._busy:
+            return
+        if self._full:
+            if waited > STALLED_SECONDS:
+                self.abort()
+        elif self._rest:
+            size = max(len(self._rest), self._need)
+            if waited > HALF_REQUEST_SECONDS + size / BODY_BYTES_PER_SECOND_MIN:
+                self.close()
+        elif waited > IDLE_SECONDS or self._lobby.closing:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,378 @@
+"""HttpFace: listeners, TLS, and everything that the fast path in `door` leaves to aiohttp.
+
+Both serve the same route table through the same services, so a request is answered alike whichever
+way it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size
+from node.api.errors import (
+    OK,
+    MalformedMessage,
+    MessageTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    Refusal,
+    refusal,
+)
+from node.api.health import Health
+from node.api.routes import Routes, Stream, Unary
+from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION, VERSION
+
+if TYPE_CHECKING:
+    from node.metrics import Metrics
+    from node.proposals import Done
+    from node.server import Server
+
+log = logging.getLogger("esker.api")
+
+GRPC_OVERHEAD_BYTES = 512 << 10
+"""How much a message may exceed a request's limit before the transport refuses it unread."""
+
+BODY_READ_SECONDS = 60.0
+"""How long aiohttp's side waits for a body."""
+
+SWEEP_SECONDS = 1.0
+
+_PLAIN = "text/plain; charset=utf-8"
+_METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class HttpFace:
+    """The API of one server on any number of listeners.
+
+    `start` may be called again for more listeners; `stop` ends all of them and lets running
+    requests finish for `grace` seconds.
+    """
+
+    def __init__(self, server: Server, metrics: Metrics) -> None:
+        self._server = server
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        config = server.config
+        self._cors = tuple(config.cors)
+        self._hosts = frozenset(host.lower() for host in config.host_whitelist)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.routes = Routes(server, self.spawn)
+        self.health = Health(server)
+        self._aiohttp = self._behind(self._handle)
+        self._metrics_only = self._behind(self._handle_metrics)
+        self.lobby = Lobby(
+            self.routes.unary,
+            message_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            host_allowed=self._host_allowed,
+            hand_over=self._aiohttp,
+            cors="*" in self._cors,
+            now=self._loop.time(),
+        )
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        metrics.watch_api(self.routes.methods(), self.lobby, self.health)
+
+    @staticmethod
+    def _behind(handler: Callable[[web.BaseRequest], Any]) -> web.Server:
+        return web.Server(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=IDLE_SECONDS,
+            max_line_size=HEAD_BYTES_MAX,
+            max_field_size=HEAD_BYTES_MAX,
+        )
+
+    # -- listeners
+
+    async def start(
+        self,
+        urls: list[str] | tuple[str, ...],
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        metrics_only: bool = False,
+    ) -> list[tuple[str, int]]:
+        """Listen on each URL's host and port (https ones with `ssl_context`); the addresses really
+        bound. OSError.
+        """
+        factory: Callable[[], asyncio.Protocol] = (
+            self._metrics_only if metrics_only else (lambda: Door(self.lobby, self._loop))
+        )
+        bound = []
+        for url in urls:
+            parts = urlsplit(url)
+            context = ssl_context if parts.scheme == "https" else None
+            listener = await self._loop.create_server(
+                factory, parts.hostname, parts.port or 0, ssl=context, backlog=1024
+            )
+            self._listeners.append(listener)
+            bound += [socket.getsockname()[:2] for socket in listener.sockets]
+        if self._sweeper is None:
+            self._sweep()
+        return bound
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self.lobby.set_date(formatdate(usegmt=True))
+        self.lobby.sweep(self._loop.time())
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Accept nothing new; answer what is being served, for at most `grace` seconds; then close
+        every connection.
+        """
+        for listener in self._listeners:
+            listener.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.lobby.closing = True
+        self.lobby.sweep(self._loop.time())
+        deadline = self._loop.time() + grace
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.lobby.emptied.wait(), grace)
+        for door in list(self.lobby.doors):
+            door.abort()
+        await self._aiohttp.shutdown(max(0.1, deadline - self._loop.time()))
+        await self._metrics_only.shutdown(0.1)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
+        """Run `work` in a task that `stop` ends; its result or its error goes to `done`."""
+
+        async def run() -> None:
+            try:
+                result = await work
+            except Exception as error:
+                done(error)
+            else:
+                done(result)
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- one request
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not self._host_allowed(request.headers.get("Host", "")):
+            return web.Response(status=421, text="host is not whitelisted\n")
+        cors = self._cors_headers(request)
+        if request.method == "OPTIONS":
+            return web.Response(headers=cors)
+        path = request.path
+        if path == "/v3":
+            return web.Response(status=301, headers={"Location": "/v3/", **cors})
+        if path.startswith(("/v3/", "/v3beta/")):
+            return await self._call(request, path.encode(), cors)
+        if path in ("/version", "/debug/vars"):
+            return self._read_only(request, cors) or self._describe(path, cors)
+        return await self._handle_metrics(request, cors)
+
+    async def _handle_metrics(
+        self, request: web.BaseRequest, cors: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
+        """What metrics-only listeners serve: /metrics and the health pages."""
+        cors = cors or {}
+        page, _, check = request.path[1:].partition("/")
+        pages = ("health", "metrics", "livez", "readyz")
+        if page not in pages or (check and page in pages[:2]):
+            return web.Response(status=404, text="404 page not found\n", headers=cors)
+        refused = self._read_only(request, cors)
+        if refused is not None:
+            return refused
+        if page == "metrics":
+            text = self._metrics.render()
+            return web.Response(body=text, headers={"Content-Type": _METRICS, **cors})
+        if page == "health":
+            return await self._answer_health(request, cors)
+        return await self._answer_checks(request, page, check, cors)
+
+    @staticmethod
+    def _read_only(request: web.BaseRequest, cors: Mapping[str, str]) -> web.Response | None:
+        if request.method in ("GET", "HEAD"):
+            return None
+        return web.Response(
+            status=405, text="Method Not Allowed\n", headers={"Allow": "GET", **cors}
+        )
+
+    async def _answer_health(
+        self, request: web.BaseRequest, cors: Mapping[str, str]
+    ) -> web.Response:
+        reason = await self.health.health(
+            request.query.getall("exclude", []),
+            serializable=request.query.get("serializable") == "true",
+        )
+        body = msgspec.json.encode({"health": "false" if reason else "true", "reason": reason})
+        return web.Response(
+            status=503 if reason else 200, body=body, headers={"Content-Type": _PLAIN, **cors}
+        )
+
+    async def _answer_checks(
+        self, request: web.BaseRequest, page: str, check: str, cors: Mapping[str, str]
+    ) -> web.Response:
+        if check:
+            report = await self.health.single(page, check)
+            if report is None:
+                return web.Response(status=404, text="404 page not found\n", headers=cors)
+        else:
+            run = self.health.livez if page == "livez" else self.health.readyz
+            report = await run(
+                request.query.getall("exclude", []), verbose="verbose" in request.query
+            )
+        return web.Response(status=200 if report.ok else 503, text=report.text, headers=cors)
+
+    def _describe(self, path: str, cors: Mapping[str, str]) -> web.Response:
+        if path == "/version":
+            about: dict[str, Any] = {
+                "etcdserver": API_VERSION,
+                "etcdcluster": CLUSTER_VERSION,
+                "storage": STORAGE_VERSION,
+                "esker": VERSION,
+            }
+        else:
+            store = self._server.store
+            about = {
+                "raft.term": self._server.raft_term,
+                "raft.leader": f"{self._server.leader:x}",
+                "mvcc.revision": store.current_rev,
+                "mvcc.compact_revision": store.compact_rev,
+                "api.doors": len(self.lobby.doors),
+                "time": int(time.time()),
+            }
+        body = msgspec.json.encode(about)
+        return web.Response(body=body, headers={"Content-Type": "application/json", **cors})
+
+    # -- /v3
+
+    async def _call(
+        self, request: web.BaseRequest, path: bytes, cors: Mapping[str, str]
+    ) -> web.StreamResponse:
+        method = self.routes.unary.get(path) or self.routes.streams.get(path)
+        if method is None:
+            return _refused(refusal(NotFound()), cors)
+        if request.method != "POST":
+            return _refused(refusal(MethodNotAllowed()), cors)
+        method.started += 1
+        try:
+            body = await self._read_body(request)
+            if isinstance(method, Stream):
+                return await self._stream(request, method, cors)
+            parts = await self._unary(method, body)
+        except Exception as error:
+            told = refusal(error)
+            method.handled[told.code] = method.handled.get(told.code, 0) + 1
+            return _refused(told, cors)
+        method.handled[OK] += 1
+        answer = b"".join(parts)
+        self.lobby.sent_bytes += len(answer)
+        headers = {"Content-Type": "application/json", **_GRPC, **cors}
+        return web.Response(body=answer, headers=headers)
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
+        limit = self.lobby.body_bytes_max
+        announced = request.content_length
+        if announced is not None and announced > limit:
+            raise MessageTooLarge(announced, self.lobby.message_bytes_max)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_READ_SECONDS):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        raise MessageTooLarge(len(body), self.lobby.message_bytes_max)
+        except web.RequestPayloadError as error:
+            raise MalformedMessage(f"malformed body: {error}") from None
+        self.lobby.received_bytes += len(body)
+        return bytes(body)
+
+    async def _unary(self, method: Unary, body: bytes) -> list[bytes]:
+        message = method.decode(body)
+        check_size(message, body, self.lobby.message_bytes_max)
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: object) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        method.serve(message, done)
+        result = await future
+        if isinstance(result, Exception):
+            raise result
+        slices = None if method.slices is None else method.slices(result)
+        if slices is None:
+            return [method.encode(result)]
+        parts = []
+        for part in slices:
+            parts.append(part)
+            await asyncio.sleep(0)
+        return parts
+
+    async def _stream(
+        self, request: web.BaseRequest, method: Stream, cors: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """One chunk per message. An error before the first one is an HTTP error too; a later one is
+        only the last chunk.
+        """
+        response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        told = None
+        try:
+            async for message in method.serve():
+                if not response.prepared:
+                    await response.prepare(request)
+                chunk = method.encode(message)
+                self.lobby.sent_bytes += len(chunk)
+                await response.write(chunk)
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            told = refusal(error)
+        code = told.code if told else OK
+        method.handled[code] = method.handled.get(code, 0) + 1
+        if told is not None:
+            if not response.prepared:
+                response.set_status(told.status)
+                await response.prepare(request)
+            await response.write(told.chunk())
+        await response.write_eof()
+        return response
+
+    # -- who may ask
+
+    def _host_allowed(self, host: str) -> bool:
+        """DNS rebinding guard: `host` is the Host header, with or without port."""
+        if "*" in self._hosts:
+            return True
+        name = urlsplit(f"//{host}").hostname or ""
+        return name.lower() in self._hosts
+
+    def _cors_headers(self, request: web.BaseRequest) -> dict[str, str]:
+        if "*" in self._cors:
+            return CORS
+        origin = request.headers.get("Origin", "")
+        if origin and origin in self._cors:
+            return {**CORS, "Access-Control-Allow-Origin": origin}
+        return {}
+
+
+_GRPC = {"Grpc-Metadata-Content-Type": "application/grpc"}
+
+
+def _refused(told: Refusal, cors: Mapping[str, str]) -> web.Response:
+    headers = {"Content-Type": "application/json", **cors}
+    if told.status == 401:
+        headers["WWW-Authenticate"] = told.text
+    return web.Response(status=told.status, body=told.body(), headers=headers)

@@ -1,0 +1,120 @@
+"""The maintenance service: alarms, status, and the long work on one member's database."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from node.api.messages import (
+    EmptyMessage,
+    HashKvRequest,
+    HashKvResponse,
+    HashResponse,
+    MoveLeaderRequest,
+    SnapshotResponse,
+    StatusResponse,
+)
+from node.apply.checks import check
+from node.apply.requests import AlarmRequest
+from node.version import API_VERSION, STORAGE_VERSION
+
+if TYPE_CHECKING:
+    from node.proposals import Done
+    from node.server import Server
+
+Spawn = Callable[[Coroutine[Any, Any, Any], "Done"], None]
+"""Runs a coroutine in a task that somebody owns; its result or error goes to `done`."""
+
+
+BLOB_BYTES = 32 << 10
+"""What etcd sends in one message of a snapshot."""
+
+READ_BYTES = 1 << 20
+"""Read from disk per hop to a thread."""
+
+
+class Maintenance:
+    """Methods raise the RequestError a request deserves, or call `done` exactly once."""
+
+    def __init__(self, server: Server, spawn: Spawn) -> None:
+        self._server = server
+        self._spawn = spawn
+
+    def alarm(self, request: AlarmRequest, done: Done) -> None:
+        """Through the log even to read: the answer is as of now."""
+        check(request)
+        self._server.propose(request, done)
+
+    def status(self, _request: EmptyMessage, done: Done) -> None:
+        now = self._server.status()
+        done(
+            StatusResponse(
+                revision=self._server.store.current_rev,
+                version=API_VERSION,
+                dbSize=now.db_size,
+                leader=now.leader,
+                raftIndex=now.raft_index,
+                raftTerm=now.raft_term,
+                raftAppliedIndex=now.raft_applied_index,
+                errors=list(now.errors),
+                dbSizeInUse=now.db_size_in_use,
+                isLearner=now.is_learner,
+                storageVersion=STORAGE_VERSION,
+                dbSizeQuota=now.db_size_quota,
+            )
+        )
+
+    def defragment(self, _request: EmptyMessage, done: Done) -> None:
+        self._spawn(self._defragment(), done)
+
+    async def _defragment(self) -> EmptyMessage:
+        await self._server.maintenance.defragment()
+        return EmptyMessage()
+
+    def hash(self, _request: EmptyMessage, done: Done) -> None:
+        self._spawn(self._hash(), done)
+
+    async def _hash(self) -> HashResponse:
+        return HashResponse(self._server.store.current_rev, await self._server.maintenance.hash())
+
+    def hash_kv(self, request: HashKvRequest, done: Done) -> None:
+        self._spawn(self._hash_kv(request.revision), done)
+
+    async def _hash_kv(self, revision: int) -> HashKvResponse:
+        value, hash_revision, compact_revision, current = await self._server.maintenance.hash_kv(
+            revision
+        )
+        return HashKvResponse(current, value, compact_revision, hash_revision)
+
+    def transfer_leadership(self, request: MoveLeaderRequest, done: Done) -> None:
+        self._spawn(self._transfer_leadership(request.targetID), done)
+
+    async def _transfer_leadership(self, target: int) -> EmptyMessage:
+        await self._server.maintenance.transfer_leadership(target)
+        return EmptyMessage()
+
+    async def snapshot(self) -> AsyncIterator[SnapshotResponse]:
+        """A consistent copy of the database, then a message with the SHA-256 of its bytes."""
+        copy = await self._server.maintenance.open_copy()
+        try:
+            async for message in _messages(copy.path, copy.size):
+                yield message
+        finally:
+            copy.close()
+
+
+async def _messages(path: str, size: int) -> AsyncIterator[SnapshotResponse]:
+    """The file in messages of `BLOB_BYTES`, read in a pool thread some at a time."""
+    loop = asyncio.get_running_loop()
+    digest = hashlib.sha256()
+    remaining = size
+    with open(path, "rb") as file:  # noqa: ASYNC230 (opening is quick; reading is not done here)
+        while read := await loop.run_in_executor(None, file.read, READ_BYTES):
+            digest.update(read)
+            for start in range(0, len(read), BLOB_BYTES):
+                blob = read[start : start + BLOB_BYTES]
+                remaining -= len(blob)
+                yield SnapshotResponse(remaining, blob, STORAGE_VERSION)
+    yield SnapshotResponse(0, digest.digest(), STORAGE_VERSION)

@@ -1,0 +1,242 @@
+"""What /metrics shows, under etcd's names, so that its dashboards and alerts work unchanged.
+
+Nothing here is on a hot path: counters are plain ints of their owners, read when somebody asks.
+Only durations are brought here, into `Histogram`s, by whoever measures them; `observe` is a few
+additions and may be called from any thread (a scrape that falls into the middle of one sees it at
+the next).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from node.version import API_VERSION, CLUSTER_VERSION
+
+if TYPE_CHECKING:
+    from node.api.door import Lobby
+    from node.api.health import Health
+    from node.api.routes import Stream, Unary
+    from node.server import Server
+
+
+def doubling(start: float, count: int) -> tuple[float, ...]:
+    """`count` upper bounds, each twice the one before."""
+    return tuple(start * 2**power for power in range(count))
+
+
+class Histogram:
+    """Counts per bucket (not cumulated; the last is +Inf) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "description", "name", "sum")
+
+    def __init__(self, name: str, description: str, bounds: Sequence[float]) -> None:
+        self.name = name
+        self.description = description
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, how many at or below it), as Prometheus wants them."""
+        total = 0
+        rows = []
+        for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
+            total += count
+            rows.append((bound, float(total)))
+        return rows
+
+
+class Metrics(Collector):
+    """Durations of one member, and the reading of everybody's counters.
+
+    Exists before the server does; what was not yet handed over by `watch_server` and `watch_api` is
+    not shown.
+    """
+
+    def __init__(self) -> None:
+        disk = doubling(0.001, 14)
+        self.wal_fsync = Histogram(
+            "etcd_disk_wal_fsync_duration_seconds", "Write and sync of one batch of the log.", disk
+        )
+        self.backend_commit = Histogram(
+            "etcd_disk_backend_commit_duration_seconds", "One transaction of the database.", disk
+        )
+        self.defragment = Histogram(
+            "etcd_disk_backend_defrag_duration_seconds",
+            "Rewriting the database without its free pages.",
+            doubling(0.1, 13),
+        )
+        self.snapshot = Histogram(
+            "etcd_disk_backend_snapshot_duration_seconds",
+            "Copying the database for a stream.",
+            doubling(0.01, 17),
+        )
+        self.compaction_pause = Histogram(
+            "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+            "One step of a compaction, during which nothing else runs.",
+            doubling(1, 13),
+        )
+        self.compaction_total = Histogram(
+            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+            "A compaction from its start to its mark on disk.",
+            doubling(100, 14),
+        )
+        self.hash = Histogram(
+            "etcd_mvcc_hash_duration_seconds", "Hash of the whole database.", doubling(0.01, 15)
+        )
+        self.hash_rev = Histogram(
+            "etcd_mvcc_hash_rev_duration_seconds",
+            "Hash of the history up to a revision.",
+            doubling(0.01, 15),
+        )
+        self._server: Server | None = None
+        self._methods: Sequence[Unary | Stream] = ()
+        self._lobby: Lobby | None = None
+        self._health: Health | None = None
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def watch_server(self, server: Server) -> None:
+        self._server = server
+
+    def watch_api(self, methods: Sequence[Unary | Stream], lobby: Lobby, health: Health) -> None:
+        self._methods = methods
+        self._lobby = lobby
+        self._health = health
+
+    def render(self) -> bytes:
+        """The text form of now."""
+        return generate_latest(self._registry)
+
+    def histograms(self) -> Iterator[Histogram]:
+        return (value for value in vars(self).values() if isinstance(value, Histogram))
+
+    def collect(self) -> Iterable[Metric]:
+        if self._server is not None:
+            yield from _server_families(self._server)
+            yield from _store_families(self._server)
+        if self._lobby is not None and self._health is not None:
+            yield from _api_families(self._methods, self._lobby, self._health)
+        for histogram in self.histograms():
+            yield HistogramMetricFamily(
+                histogram.name,
+                histogram.description,
+                buckets=histogram.buckets(),
+                sum_value=histogram.sum,
+            )
+
+
+def _gauge(name: str, description: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, description, value=value)
+
+
+def _counter(name: str, description: str, value: float) -> Metric:
+    """Counters that etcd names without `_total` must be gauges to the library, which would append
+    it.
+    """
+    if not name.endswith("_total"):
+        return _gauge(name, description, value)
+    return CounterMetricFamily(name, description, value=value)
+
+
+def _label(name: str, description: str, label: str, value: str) -> Metric:
+    family = GaugeMetricFamily(name, description, labels=[label])
+    family.add_metric([value], 1)
+    return family
+
+
+def _server_families(server: Server) -> Iterator[Metric]:
+    name = "etcd_server_"
+    yield _gauge(name + "has_leader", "Whether a leader is known.", server.leader != 0)
+    yield _gauge(name + "is_leader", "Whether this member leads.", server.is_leader)
+    yield _gauge(name + "is_learner", "Whether this member has no vote.", server.is_learner)
+    yield _counter(
+        name + "leader_changes_seen_total", "Changes of the leader.", server.leader_changes
+    )
+    yield _gauge(name + "proposals_committed_total", "Commit index.", server.driver.commit_index)
+    yield _gauge(name + "proposals_applied_total", "Applied index.", server.applied_index)
+    yield _gauge(name + "proposals_pending", "Waiting for apply.", server.proposals_pending)
+    yield _counter(
+        name + "proposals_failed_total", "Proposals that failed.", server.proposals_failed
+    )
+    yield _counter(name + "slow_apply_total", "Slow batches of apply.", server.slow_applies)
+    yield _counter(
+        name + "slow_read_indexes_total", "Read indexes asked again.", server.reads.slow_total
+    )
+    yield _counter(
+        name + "read_indexes_failed_total", "Read indexes given up.", server.reads.failed_total
+    )
+    yield _gauge(name + "quota_backend_bytes", "The quota in force.", server.quota.limit)
+    yield _label(name + "version", "API version.", "server_version", API_VERSION)
+    yield _label(name + "id", "This member.", "server_id", f"{server.member_id:x}")
+    runtime = f"{platform.python_implementation()} {sys.version.split()[0]}"
+    yield _label(name + "go_version", "The runtime.", "server_go_version", runtime)
+    yield _label(
+        "etcd_cluster_version", "Version of the cluster.", "cluster_version", CLUSTER_VERSION[:3]
+    )
+
+
+def _store_families(server: Server) -> Iterator[Metric]:
+    size = server.backend.size()
+    store = server.store.status()
+    yield _gauge("etcd_mvcc_db_total_size_in_bytes", "The database file.", size.size)
+    yield _gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Without its free pages.", size.in_use)
+    yield _gauge(
+        "etcd_mvcc_db_open_read_transactions",
+        "Long reads of the database.",
+        len(server.backend.info().readers),
+    )
+    name = "etcd_debugging_mvcc_"
+    yield _gauge(name + "keys_total", "Live keys.", store.keys)
+    yield _gauge(name + "current_revision", "Newest revision.", store.current_rev)
+    yield _gauge(name + "compact_revision", "Oldest readable one; -1: all are.", store.compact_rev)
+    yield _gauge(name + "watcher_total", "Watchers.", 0)
+    yield _gauge(name + "watch_stream_total", "Watch streams.", 0)
+    yield _gauge(name + "slow_watcher_total", "Watchers that lag behind.", 0)
+
+
+def _api_families(
+    methods: Sequence[Unary | Stream], lobby: Lobby, health: Health
+) -> Iterator[Metric]:
+    from node.api.errors import CODE_NAMES
+    from node.api.routes import Unary
+
+    name = "etcd_network_client_grpc_"
+    yield _counter(
+        name + "received_bytes_total", "Bodies of clients' requests.", lobby.received_bytes
+    )
+    yield _counter(name + "sent_bytes_total", "Bodies of answers.", lobby.sent_bytes)
+    yield _counter("etcd_server_health_success", "Good /health.", health.success)
+    yield _counter("etcd_server_health_failures", "Bad /health.", health.failures)
+    labels = ["grpc_type", "grpc_service", "grpc_method"]
+    started = CounterMetricFamily("grpc_server_started_total", "Calls begun.", labels=labels)
+    handled = CounterMetricFamily(
+        "grpc_server_handled_total", "Calls ended, by code.", labels=[*labels, "grpc_code"]
+    )
+    for method in methods:
+        service, call = method.name.split("/")
+        kind = "unary" if isinstance(method, Unary) else "server_stream"
+        values: list[Any] = [kind, "etcdserverpb." + service, call]
+        started.add_metric(values, method.started)
+        for code, count in method.handled.items():
+            handled.add_metric([*values, CODE_NAMES[code]], count)
+    yield started
+    yield handled
