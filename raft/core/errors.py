@@ -8,7 +8,7 @@ class RaftError(Exception):
 
 
 class ProposalDropped(RaftError):
-    """The proposal was not accepted and never will be: no leader, a transfer, a full tail, removed."""
+    """The proposal is not accepted and will not be: no leader, a transfer, a full tail, removed."""
 
 
 class Compacted(RaftError):

@@ -1,18 +1,18 @@
 """Messages between members: one struct, one list of types, and who answers what.
 
-| type                 | from > to            | answered by          | goes out                        |
-|----------------------|----------------------|----------------------|---------------------------------|
-| PROPOSE              | anyone > leader      | -                    | at once                         |
-| APPEND               | leader > peer        | APPEND_RESPONSE      | at once, beside the own write   |
-| APPEND_RESPONSE      | peer > leader        | -                    | after everything is durable     |
-| HEARTBEAT            | leader > peer        | HEARTBEAT_RESPONSE   | at once                         |
-| HEARTBEAT_RESPONSE   | peer > leader        | -                    | at once                         |
-| VOTE, PRE_VOTE       | candidate > voter    | *_RESPONSE           | after everything is durable     |
-| VOTE_RESPONSE, ...   | voter > candidate    | -                    | after everything is durable     |
-| SNAPSHOT             | leader > peer        | APPEND_RESPONSE      | by the snapshot stream          |
-| READ_INDEX           | follower > leader    | READ_INDEX_RESPONSE  | at once                         |
-| TRANSFER_LEADER      | follower > leader    | -                    | at once                         |
-| TIMEOUT_NOW          | leader > transferee  | -                    | at once                         |
+| type                 | from > to          | answered by        | goes out                      |
+| -------------------- | ------------------ | ------------------ | ----------------------------- |
+| PROPOSE              | anyone > leader    | -                  | at once                       |
+| APPEND               | leader > peer      | APPEND_RESPONSE    | at once, beside the own write |
+| APPEND_RESPONSE      | peer > leader      | -                  | after everything is durable   |
+| HEARTBEAT            | leader > peer      | HEARTBEAT_RESPONSE | at once                       |
+| HEARTBEAT_RESPONSE   | peer > leader      | -                  | at once                       |
+| VOTE, PRE_VOTE       | candidate > voter  | *_RESPONSE         | after everything is durable   |
+| VOTE_RESPONSE, ...   | voter > candidate  | -                  | after everything is durable   |
+| SNAPSHOT             | leader > peer      | APPEND_RESPONSE    | by the snapshot stream        |
+| READ_INDEX           | follower > leader  | READ_INDEX_RESPONSE | at once                       |
+| TRANSFER_LEADER      | follower > leader  | -                  | at once                       |
+| TIMEOUT_NOW          | leader > transferee | -                  | at once                       |
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class Message(msgspec.Struct, array_like=True, kw_only=True):
     `term` is 0 on PROPOSE and READ_INDEX, which are forwarded and belong to no term.
     `log_term`, `index`: the entry before `entries` (APPEND), the candidate's last entry (VOTE),
     the matched or rejected index (APPEND_RESPONSE), the read index (READ_INDEX_RESPONSE).
-    `reject_hint`: on a rejected APPEND_RESPONSE the greatest index whose term, in `log_term`, is not
-    above the rejected one.  `context`: the read position on heartbeats, a read token on READ_INDEX*,
-    1 on a VOTE or PRE_VOTE that a leadership transfer forces, the transferee on TRANSFER_LEADER.
+    `reject_hint`: on a rejected APPEND_RESPONSE the greatest index whose term, in `log_term`, is
+    not above the rejected one.  `context`: the read position on heartbeats, a read token on
+    READ_INDEX*, 1 on a VOTE or PRE_VOTE that a leadership transfer forces, the transferee on
+    TRANSFER_LEADER.
     """
 
     type: int

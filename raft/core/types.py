@@ -40,7 +40,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
 
 
 class HardState(NamedTuple):
-    """What must be on disk before a member speaks: its term, its vote in it, what it knows committed."""
+    """What is on disk before a member speaks: its term, its vote in it, what it knows committed."""
 
     term: int = 0
     vote: int = NONE
@@ -75,5 +75,5 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
 class ReadState(NamedTuple):
     """A read asked for with `token` is linearizable once this member has applied `index`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index(), which nobody wants of this
     token: int

@@ -1,0 +1,125 @@
+"""What a follower does for its leader: append, acknowledge, restore, forward (paper §5.3, §7)."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from raft.core.errors import ProposalDropped
+from raft.core.message import Message, MessageType
+from raft.core.types import NONE, Entry, Snapshot
+
+if TYPE_CHECKING:
+    from raft.core.raft import Raft
+
+
+def forward_proposal(raft: Raft, entries: list[Entry], proposer: int) -> None:
+    """Hands `entries` to the leader; nobody knows if they arrive. ProposalDropped without one."""
+    if raft.leader == NONE:
+        raise ProposalDropped("no leader")
+    if raft.leader == proposer:
+        # Two members that take each other for the leader would pass it to and fro.
+        raise ProposalDropped(f"forwarded by {proposer}, which is the leader as known here")
+    raft.send(Message(type=MessageType.PROPOSE, to=raft.leader, entries=entries))
+
+
+def forward_read(raft: Raft, token: int) -> None:
+    if raft.leader == NONE:
+        raft.note(f"read {token} dropped: no leader")
+        return
+    raft.send(Message(type=MessageType.READ_INDEX, to=raft.leader, context=token))
+
+
+def forward_transfer(raft: Raft, target: int) -> None:
+    if raft.leader == NONE:
+        raft.note(f"transfer to {target} dropped: no leader")
+        return
+    raft.send(
+        Message(type=MessageType.TRANSFER_LEADER, to=raft.leader, term=raft.term, context=target)
+    )
+
+
+def _acknowledge(raft: Raft, to: int, index: int) -> None:
+    raft.send(Message(type=MessageType.APPEND_RESPONSE, to=to, term=raft.term, index=index))
+
+
+def _restore(raft: Raft, snapshot: Snapshot) -> bool:
+    """Takes the snapshot for its log; False where the log needs none."""
+    log = raft.log
+    if snapshot.index <= log.committed:
+        return False
+    conf = snapshot.conf_state
+    if raft.id not in chain(conf.voters, conf.voters_outgoing, conf.learners):
+        raft.note(f"ignored a snapshot of {snapshot.index} that does not know this member")
+        return False
+    if log.match_term(snapshot.index, snapshot.term):
+        # The entries are here already: the snapshot only tells that they are committed.
+        log.commit_to(snapshot.index)
+        return False
+    log.restore(snapshot)
+    raft.restore_conf_state(conf)
+    raft.note(f"restores the snapshot of {snapshot.index}, term {snapshot.term}")
+    return True
+
+
+# --- handlers
+
+
+def on_propose(raft: Raft, message: Message) -> None:
+    forward_proposal(raft, message.entries, message.sender)
+
+
+def on_append(raft: Raft, message: Message) -> None:
+    raft.follow(message.sender)
+    log = raft.log
+    if message.index < log.committed:
+        # An old append: everything it brings is known, and committed.
+        _acknowledge(raft, message.sender, log.committed)
+        return
+    last = log.maybe_append(message.index, message.log_term, message.entries, message.commit)
+    if last is not None:
+        _acknowledge(raft, message.sender, last)
+        return
+    hint = min(message.index, log.last_index())
+    hint, hint_term = log.find_conflict_by_term(hint, message.log_term)
+    raft.note(
+        f"rejected an append after {message.index} of term {message.log_term}, "
+        f"may match at {hint} of term {hint_term}"
+    )
+    raft.send(
+        Message(
+            type=MessageType.APPEND_RESPONSE,
+            to=message.sender,
+            term=raft.term,
+            index=message.index,
+            reject=True,
+            reject_hint=hint,
+            log_term=hint_term,
+        )
+    )
+
+
+def on_heartbeat(raft: Raft, message: Message) -> None:
+    raft.follow(message.sender)
+    raft.log.commit_to(message.commit)
+    raft.send(
+        Message(
+            type=MessageType.HEARTBEAT_RESPONSE,
+            to=message.sender,
+            term=raft.term,
+            context=message.context,
+        )
+    )
+
+
+def on_snapshot(raft: Raft, message: Message) -> None:
+    raft.follow(message.sender)
+    assert message.snapshot is not None, "step() lets no SNAPSHOT without snapshot in"
+    if _restore(raft, message.snapshot):
+        _acknowledge(raft, message.sender, raft.log.last_index())
+    else:
+        _acknowledge(raft, message.sender, raft.log.committed)
+
+
+def on_transfer_leader(raft: Raft, message: Message) -> None:
+    forward_transfer(raft, message.context)
