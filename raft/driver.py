@@ -1,0 +1,716 @@
+"""RaftDriver: gives the core its clock, disk, network and state machine, a batch per loop turn.
+
+    receive(), propose(), tick ─► core
+    end of the turn:  Ready ─┬─► MemoryStorage; a leader's messages to the transport
+                             └─► WAL thread: one write and one sync for all that waits
+    WAL done:         messages after append ─► core: durable ─► next Ready
+    committed:        state machine, a plain call
+
+Everything but the WAL and file transfers happens on the loop's thread. What a Ready promises and in
+which order is in the package's docstring; this file is the caller that owes it. Any error that is
+not foreseen here is ours: the driver falls silent at once and tells `on_fatal`, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import msgspec
+
+from raft.core.conf_change import ConfChange, decode_conf_change, encode_conf_change
+from raft.core.config import Config
+from raft.core.errors import ConfChangeRefused, ProposalDropped, StepRefused
+from raft.core.message import Message, MessageType
+from raft.core.raw_node import RawNode, Ready, Status
+from raft.core.storage import MemoryStorage
+from raft.core.types import (
+    NONE,
+    ConfState,
+    Entry,
+    EntryType,
+    HardState,
+    ReadState,
+    Role,
+    Snapshot,
+    SoftState,
+)
+from raft.transport import CallFailed, SnapshotSink, SnapshotSource, Transport
+from raft.wal import WalJob, WalState
+
+log = logging.getLogger("esker.raft")
+
+SNAPSHOTS_MAX = 16
+"""Outgoing at a time, one per peer: each holds a copy of the state machine open."""
+TRUNCATE_PAUSE_SECONDS = 30.0
+"""After a snapshot was sent: its receiver must find the entries behind it, or would need another
+one at once."""
+REFUSALS_LOGGED_SECONDS = 10.0
+
+
+class StateMachine(Protocol):
+    """What the committed entries are for. All plain calls on the loop's thread, but the two that
+    move whole states."""
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Execute committed entries, ascending, none twice. A configuration change comes alone, and
+        is to be handed to driver.apply_conf_change() unless the state machine itself refuses it."""
+
+    def apply_blocked(self) -> bool:
+        """True: keep the committed entries; driver.resume() will be called."""
+
+    def admit(self, data: bytes) -> None:
+        """ValueError: a forwarded proposal that apply could not handle; it is refused before it
+        enters the log."""
+
+    def admit_conf_change(self, change: ConfChange) -> None:
+        """ValueError: a forwarded configuration change whose context apply could not handle."""
+
+    def role_changed(self, soft: SoftState, term: int) -> None:
+        """Another leader is known, or this member has another role."""
+
+    def read_ready(self, token: int, index: int) -> None:
+        """The read asked for with `token` is linearizable once `index` is applied."""
+
+    def dropped(self, ids: Sequence[int], error: ProposalDropped) -> None:
+        """Proposals that did not enter the log and never will."""
+
+    async def open_snapshot(self) -> SnapshotSource:
+        """A frozen copy at an index that is durable here; the transport closes it."""
+
+    async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
+        """Replace the state by the file at `path`. No entry is applied meanwhile."""
+
+
+class WalWriter(Protocol):
+    """The thread that owns the WAL (`raft.wal_thread`)."""
+
+    def submit(self, job: WalJob, on_done: Callable[[], None], *, sync: bool) -> None:
+        """Write in order of submission; `on_done` on the loop, in the same order, once it is as
+        durable as asked."""
+
+    def release(self, index: int) -> None:
+        """Let go of segments before `index`, after what was submitted so far."""
+
+
+class Snapshots(Protocol):
+    """Where received snapshot files rest (`raft.snapshotter`)."""
+
+    def begin(self, index: int, term: int, size: int) -> SnapshotSink:
+        """RaftError or OSError when there is no room."""
+
+    def path_of(self, index: int) -> str: ...
+
+    def purge(self, keep: int) -> None:
+        """Remove all complete files but the newest. Blocking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverConfig:
+    """Settings around the core; those of the core are `core`, whose `applied` the driver sets
+    itself."""
+
+    core: Config
+    tick_seconds: float = 0.1
+    snapshot_count: int = 10_000
+    """Entries between two WAL markers: as many may have to be replayed on start. etcd's default."""
+    catch_up_entries: int = 5_000
+    """Entries kept in memory behind the marker for slow followers, who need no snapshot then.
+    etcd's default."""
+    log_bytes_max: int = 256 * 1024 * 1024
+    """Of the log in memory: above it, a marker is set earlier and nothing is kept behind it."""
+
+
+class DriverCounters(msgspec.Struct):
+    """Totals since the start, for the metrics."""
+
+    ticks: int = 0
+    late_ticks: int = 0
+    readies: int = 0
+    wal_jobs: int = 0
+    proposals: int = 0
+    proposals_dropped: int = 0
+    messages_refused: int = 0
+    proposals_refused: int = 0
+    entries_applied: int = 0
+    wal_stalls: int = 0
+    snapshots_installed: int = 0
+
+
+class RaftDriver:
+    """One member's raft. Not to be used after `on_fatal`.
+
+    `_writing` holds, for each WAL job under way, when it was submitted; oldest first.
+    `_owed` is a hard state whose commit alone moved: it waits for the next job, since it need not
+    be durable. `_committed` is what is to be applied next, in order: entries, or a snapshot to
+    install. `_conf_states` are the configurations by the index at which they were applied,
+    ascending; the first is the one that the newest marker has or had.  marker <= durable_index <=
+    applied_index <= commit_index.
+    """
+
+    def __init__(
+        self,
+        config: DriverConfig,
+        *,
+        state: WalState,
+        applied: int,
+        conf_state: ConfState,
+        wal: WalWriter,
+        transport: Transport,
+        snapshots: Snapshots,
+        state_machine: StateMachine,
+        on_fatal: Callable[[BaseException], None],
+        serve: Callable[[int, int, bytes], Coroutine[Any, Any, bytes]] | None = None,
+    ) -> None:
+        """`applied` and `conf_state` are what the state machine holds durably; `state` is what the
+        WAL says.
+
+        ValueError when the state machine is behind the WAL's marker, or ahead of its last entry:
+        entries are missing.
+        """
+        storage = MemoryStorage()
+        marker = state.snapshot
+        last = state.entries[-1].index if state.entries else marker.index
+        if not marker.index <= applied <= last:
+            raise ValueError(
+                f"the state machine is at index {applied}, but the log has {marker.index} to {last}"
+            )
+        # The configuration is the state machine's: later than the marker's where entries were
+        # applied behind it.
+        storage.apply_snapshot(Snapshot(marker.index, marker.term, conf_state))
+        storage.append(state.entries)
+        storage.set_hard_state(state.hard_state)
+        self.leader = NONE
+        self.role = Role.FOLLOWER
+        self.term = state.hard_state.term
+        self.applied_index = applied
+        self.commit_index = max(state.hard_state.commit, applied)
+        self.counters = DriverCounters()
+        self._config = config
+        self._storage = storage
+        self._node = RawNode(replace(config.core, applied=applied), storage, log.debug)
+        self._wal = wal
+        self._transport = transport
+        self._snapshots = snapshots
+        self._machine = state_machine
+        self._on_fatal = on_fatal
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self._hard_state = state.hard_state
+        self._owed: HardState | None = None
+        self._marker = marker.index
+        self._conf_states = [(applied, conf_state)]
+        self._applying_index = applied
+        self._proposals: list[bytes] = []
+        self._proposal_ids: list[int] = []
+        self._scheduled = False
+        self._writing: deque[float] = deque()
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        self._committed: deque[Sequence[Entry] | Snapshot] = deque()
+        self._installing = False
+        self._next_tick = 0.0
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._handed_over_at = 0.0
+        self._sending: set[int] = set()
+        self._truncate_after = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusals_log_at = 0.0
+        self._running = False
+        self._failed = False
+
+    # -- life
+
+    async def start(self) -> None:
+        """Listen, tick, take part. The only voter of its cluster does not wait for an election
+        timeout."""
+        self._running = True
+        await self._transport.start(self)
+        self._next_tick = self._loop.time() + self._config.tick_seconds
+        self._tick_handle = self._loop.call_at(self._next_tick, self._tick)
+        if (
+            self.conf_state.voters == (self._config.core.id,)
+            and not self.conf_state.voters_outgoing
+        ):
+            self._node.campaign()
+        self._wake()
+
+    async def stop(self) -> None:
+        """Fall silent, and wait until what was handed to the WAL is written. The WAL stays open."""
+        self._running = False
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.stop()
+        if not self._failed:
+            if self._owed is not None:
+                self._submit(WalJob(self._owed), lambda: None, sync=True)
+            await self._idle.wait()
+
+    def fail(self, error: BaseException) -> None:
+        """Something that must not happen has happened: be silent from now on, and say so once."""
+        if self._failed:
+            return
+        self._failed = True
+        self._running = False
+        self._idle.set()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        log.critical("raft stops: %s", error, exc_info=error)
+        self._on_fatal(error)
+
+    # -- what the server asks
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member believes to lead; it may have been deposed without knowing yet."""
+        return self.role == Role.LEADER
+
+    @property
+    def conf_state(self) -> ConfState:
+        """The configuration that was applied last."""
+        return self._conf_states[-1][1]
+
+    def conf_state_at(self, index: int) -> ConfState:
+        """The configuration as of `index`, which is not before the newest marker."""
+        applied = [conf_state for at, conf_state in self._conf_states if at <= index]
+        return applied[-1] if applied else self._conf_states[0][1]
+
+    def status(self) -> Status:
+        """The core's own view; not free, so not for every request."""
+        return self._node.status()
+
+    def propose(self, data: bytes, request_id: int) -> None:
+        """Propose with all that come in this turn. ProposalDropped when no leader is known; later
+        refusals go to StateMachine.dropped(). On the way to a leader elsewhere a proposal may be
+        lost without a word."""
+        if not self._running or self.leader == NONE:
+            raise ProposalDropped("no leader is known")
+        self._proposals.append(data)
+        self._proposal_ids.append(request_id)
+        self._wake()
+
+    def propose_conf_change(self, change: ConfChange) -> None:
+        """Propose a change of the configuration. ProposalDropped."""
+        if not self._running or self.leader == NONE:
+            raise ProposalDropped("no leader is known")
+        self._node.propose_conf_change(encode_conf_change(change))
+        self._wake()
+
+    def apply_conf_change(self, change: ConfChange) -> ConfState:
+        """From within StateMachine.apply(), for the entry being applied. ConfChangeRefused changes
+        nothing."""
+        conf_state = self._node.apply_conf_change(change)
+        self._conf_states.append((self._applying_index, conf_state))
+        return conf_state
+
+    def read_index(self, token: int) -> None:
+        """Ask for a linearizable index; the answer, if one comes, goes to
+        StateMachine.read_ready()."""
+        self._node.read_index(token)
+        self._wake()
+
+    def transfer_leader(self, target: int) -> None:
+        """Hand leadership to a voter; given up after an election timeout."""
+        self._node.transfer_leader(target)
+        self._wake()
+
+    def successor(self) -> int:
+        """The voter whose stream is open for longest, the one to hand leadership to; NONE when none
+        is open."""
+        since = [
+            (started, member)
+            for member in self.conf_state.voters
+            if member != self._config.core.id
+            and (started := self._transport.active_since(member)) is not None
+        ]
+        return min(since)[1] if since else NONE
+
+    def resume(self) -> None:
+        """The state machine takes entries again."""
+        self._wake()
+
+    # -- what the transport hands in
+
+    def receive(self, message: Message) -> None:
+        """Step the core. What a correct peer would not have sent is refused, counted and logged."""
+        if not self._running:
+            return
+        try:
+            if message.type == MessageType.PROPOSE:
+                self._admit(message)
+            self._node.step(message)
+        except StepRefused as refusal:
+            self._refused(message, refusal)
+        except ProposalDropped:
+            self.counters.proposals_dropped += len(message.entries)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self._wake()
+
+    def _admit(self, message: Message) -> None:
+        """StepRefused unless apply can handle every entry: once in the log, it would kill each
+        member at each start."""
+        for entry in message.entries:
+            try:
+                if entry.type == EntryType.CONF_CHANGE:
+                    self._machine.admit_conf_change(decode_conf_change(entry.data))
+                elif entry.type != EntryType.NORMAL:
+                    raise ValueError(f"unknown entry type {entry.type}")
+                elif entry.data:
+                    self._machine.admit(entry.data)
+            except (ValueError, ConfChangeRefused) as error:
+                self.counters.proposals_refused += 1
+                raise StepRefused(f"forwarded proposal: {error}") from error
+
+    def _refused(self, message: Message, refusal: StepRefused) -> None:
+        self.counters.messages_refused += 1
+        now = self._loop.time()
+        if now >= self._refusals_log_at:
+            self._refusals_log_at = now + REFUSALS_LOGGED_SECONDS
+            log.warning("refused a message of member %x: %s", message.sender, refusal)
+
+    def unreachable(self, member: int) -> None:
+        """Messages to `member` were lost."""
+        if self._running:
+            self._node.report_unreachable(member)
+            self._wake()
+
+    def begin_snapshot(self, message: Message, size: int) -> SnapshotSink:
+        """Where an incoming snapshot goes."""
+        snapshot = message.snapshot
+        assert snapshot is not None, "a SNAPSHOT message without its snapshot"
+        log.info(
+            "receiving a snapshot of index %d (%d bytes) from member %x",
+            snapshot.index,
+            size,
+            message.sender,
+        )
+        return self._snapshots.begin(snapshot.index, snapshot.term, size)
+
+    async def serve(self, sender: int, kind: int, body: bytes) -> bytes:
+        """Questions of peers are the server's."""
+        if self._serve is None or not self._running:
+            raise CallFailed("not serving")
+        return await self._serve(sender, kind, body)
+
+    # -- the turn
+
+    def _wake(self) -> None:
+        """Collect at the end of this turn of the loop, once for all that happens in it."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if not self._running:
+            return
+        try:
+            if self._proposals:
+                self._flush_proposals()
+            self._collect()
+        except Exception as error:
+            self.fail(error)
+
+    def _flush_proposals(self) -> None:
+        """One batch, or several where they would not fit into one message to the leader."""
+        proposals, self._proposals = self._proposals, []
+        ids, self._proposal_ids = self._proposal_ids, []
+        self.counters.proposals += len(proposals)
+        bytes_max = self._config.core.max_message_bytes
+        start = size = 0
+        for at, data in enumerate(proposals):
+            if size + len(data) > bytes_max and at > start:
+                self._propose_batch(proposals[start:at], ids[start:at])
+                start, size = at, 0
+            size += len(data)
+        self._propose_batch(proposals[start:], ids[start:])
+
+    def _propose_batch(self, proposals: list[bytes], ids: list[int]) -> None:
+        try:
+            self._node.propose(proposals)
+        except ProposalDropped as error:
+            self.counters.proposals_dropped += len(ids)
+            self._machine.dropped(ids, error)
+
+    def _collect(self) -> None:
+        node = self._node
+        while node.has_ready():
+            self._take(node.ready())
+        self._apply()
+        if node.has_ready():
+            # Applying made room for more: after whoever else wants the loop.
+            self._wake()
+
+    def _take(self, ready: Ready) -> None:
+        """Do what the package's docstring says, in its order."""
+        self.counters.readies += 1
+        storage = self._storage
+        hard_state = ready.hard_state
+        if hard_state is not None:
+            storage.set_hard_state(hard_state)
+            self._hard_state = hard_state
+            self.term, self.commit_index = hard_state.term, hard_state.commit
+        if ready.snapshot is not None:
+            storage.apply_snapshot(ready.snapshot)
+        if ready.entries:
+            storage.append(ready.entries)
+        if ready.messages:
+            self._send(ready.messages)
+        self._write(ready)
+        if ready.soft_state is not None:
+            self.leader, self.role = ready.soft_state
+            self._machine.role_changed(ready.soft_state, self.term)
+        self._answer_reads(ready.read_states)
+        if ready.committed:
+            self._committed.append(ready.committed)
+
+    def _answer_reads(self, read_states: Sequence[ReadState]) -> None:
+        for state in read_states:
+            self._machine.read_ready(state.token, state.index)
+
+    def _write(self, ready: Ready) -> None:
+        if not (ready.entries or ready.snapshot is not None or ready.must_sync):
+            if ready.hard_state is not None:
+                self._owed = ready.hard_state
+            if not self._writing:
+                self._durable(ready)
+                return
+        # What has nothing to write still waits for its turn behind what is being written.
+        job = WalJob(ready.hard_state or self._owed, ready.entries, ready.snapshot)
+        self._submit(job, lambda: self._written(ready), sync=ready.must_sync)
+
+    def _submit(self, job: WalJob, done: Callable[[], None], *, sync: bool) -> None:
+        """Hand a job to the WAL thread. It carries the commit that was owed."""
+        self._owed = None
+        self.counters.wal_jobs += 1
+        self._writing.append(self._loop.time())
+        self._idle.clear()
+
+        def written() -> None:
+            self._writing.popleft()
+            if not self._writing:
+                self._idle.set()
+            try:
+                done()
+            except Exception as error:
+                self.fail(error)
+
+        self._wal.submit(job, written, sync=sync)
+
+    def _written(self, ready: Ready) -> None:
+        if not self._running:
+            return
+        self._durable(ready)
+        if self._writing:
+            # More will be written in a moment: one Ready for this and for what else this turn
+            # brings.
+            self._wake()
+        else:
+            self._collect()
+
+    def _durable(self, ready: Ready) -> None:
+        """This Ready's writes and all before it are on disk: its promises may be spoken."""
+        if ready.messages_after_append:
+            self._send(ready.messages_after_append)
+        if ready.snapshot is not None:
+            # It replaces whatever still waited to be applied before it.
+            self._committed.clear()
+            self._committed.append(ready.snapshot)
+        if ready.mark is not None:
+            self._node.appended(ready.mark)
+
+    def _send(self, messages: list[Message]) -> None:
+        snapshots = [message for message in messages if message.type == MessageType.SNAPSHOT]
+        if snapshots:
+            messages = [message for message in messages if message.type != MessageType.SNAPSHOT]
+            for message in snapshots:
+                self._send_snapshot(message)
+        if messages:
+            self._transport.send(messages)
+
+    # -- applying
+
+    def _apply(self) -> None:
+        """Hand over what is committed, unless the state machine is busy; oldest first."""
+        machine = self._machine
+        while self._committed and not self._installing and not machine.apply_blocked():
+            batch = self._committed.popleft()
+            if isinstance(batch, Snapshot):
+                self._installing = True
+                self._spawn(self._install(batch))
+                return
+            self._apply_entries(batch)
+            self._node.applied(batch[-1].index)
+
+    def _apply_entries(self, entries: Sequence[Entry]) -> None:
+        """In as few calls as configuration changes, which go alone, allow."""
+        start = 0
+        for at, entry in enumerate(entries):
+            if entry.type == EntryType.CONF_CHANGE:
+                if at > start:
+                    self._apply_batch(entries[start:at])
+                self._apply_batch(entries[at : at + 1])
+                start = at + 1
+        if start < len(entries):
+            self._apply_batch(entries[start:] if start else entries)
+
+    def _apply_batch(self, entries: Sequence[Entry]) -> None:
+        assert entries[0].index == self.applied_index + 1, (entries[0].index, self.applied_index)
+        self._applying_index = entries[-1].index
+        self._machine.apply(entries)
+        self.applied_index = self._applying_index
+        self.counters.entries_applied += len(entries)
+
+    async def _install(self, snapshot: Snapshot) -> None:
+        log.info("installing a snapshot of index %d", snapshot.index)
+        await self._machine.install_snapshot(snapshot, self._snapshots.path_of(snapshot.index))
+        await self._loop.run_in_executor(None, self._snapshots.purge, 1)
+        self._installing = False
+        self.applied_index = self._marker = snapshot.index
+        self._conf_states = [(snapshot.index, snapshot.conf_state)]
+        self.counters.snapshots_installed += 1
+        self._node.applied(snapshot.index)
+        self._wal.release(snapshot.index + 1)
+        self._wake()
+
+    # -- the log's length
+
+    def checkpoint(self, durable_index: int) -> None:
+        """The state machine has everything up to `durable_index` on disk: shorten the logs if it is
+        time."""
+        if self._installing or not self._running or durable_index > self.applied_index:
+            return
+        if self._sending or self._loop.time() < self._truncate_after:
+            long = False
+        else:
+            long = self._storage.size_bytes > self._config.log_bytes_max
+        if durable_index - self._marker >= self._config.snapshot_count or (
+            long and durable_index > self._marker
+        ):
+            self._mark(durable_index)
+        self._truncate(long)
+
+    def _mark(self, index: int) -> None:
+        """From here a restart begins. The marker counts once a hard state has committed its
+        index."""
+        while len(self._conf_states) > 1 and self._conf_states[1][0] <= index:
+            del self._conf_states[0]
+        snapshot = self._storage.create_snapshot(index, self.conf_state_at(index))
+        self._marker = index
+        term, vote, commit = self._hard_state
+        job = WalJob(HardState(term, vote, max(commit, index)), (), snapshot)
+        self._submit(job, lambda: self._wal.release(index + 1), sync=True)
+        log.info("log marked at index %d", index)
+
+    def _truncate(self, long: bool) -> None:
+        """Keep some entries behind the marker, for followers that are a little late."""
+        if self._sending or self._loop.time() < self._truncate_after:
+            return
+        storage = self._storage
+        first, last = storage.first_index(), storage.last_index()
+        keep = self._config.catch_up_entries
+        if long:
+            keep = min(keep, (last - first) // 2)
+        if self._marker - keep >= first:
+            storage.compact(self._marker - keep)
+
+    # -- snapshots out
+
+    def _send_snapshot(self, message: Message) -> None:
+        member = message.to
+        if member in self._sending or len(self._sending) >= SNAPSHOTS_MAX:
+            self._loop.call_soon(self._report_snapshot, member, False)
+            return
+        self._sending.add(member)
+        self._spawn(self._open_snapshot(message))
+
+    async def _open_snapshot(self, message: Message) -> None:
+        try:
+            source = await self._machine.open_snapshot()
+        except OSError as error:
+            log.warning("no snapshot for member %x: %s", message.to, error)
+            self.snapshot_sent(message.to, False)
+            return
+        log.info(
+            "sending a snapshot of index %d (%d bytes) to member %x",
+            source.snapshot.index,
+            source.size,
+            message.to,
+        )
+        message = msgspec.structs.replace(message, snapshot=source.snapshot)
+        self._transport.send_snapshot(message, source)
+
+    def snapshot_sent(self, member: int, ok: bool) -> None:
+        """A stream that send_snapshot() began has ended."""
+        self._sending.discard(member)
+        self._truncate_after = self._loop.time() + TRUNCATE_PAUSE_SECONDS
+        self._report_snapshot(member, ok)
+
+    def _report_snapshot(self, member: int, ok: bool) -> None:
+        if self._running:
+            self._node.report_snapshot(member, ok)
+            self._wake()
+
+    # -- the clock
+
+    def _tick(self) -> None:
+        """One tick, and one more if the loop was late. Never a burst: what the others sent
+        meanwhile still waits in the sockets, and a member that was merely busy must not campaign
+        because of it."""
+        if not self._running:
+            return
+        now = self._loop.time()
+        interval = self._config.tick_seconds
+        late = now - self._next_tick > interval
+        self._next_tick = now + interval if late else self._next_tick + interval
+        self._tick_handle = self._loop.call_at(self._next_tick, self._tick)
+        try:
+            self.counters.ticks += 1
+            self._node.tick()
+            if late:
+                self.counters.late_ticks += 1
+                self._node.tick()
+            self._watch_wal(now)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self._wake()
+
+    def _watch_wal(self, now: float) -> None:
+        """A leader whose disk stalls for an election timeout acknowledges nothing: another should
+        lead."""
+        timeout = self._config.core.election_ticks * self._config.tick_seconds
+        if not self._writing or now - self._writing[0] < timeout or now < self._handed_over_at:
+            return
+        self._handed_over_at = now + timeout
+        self.counters.wal_stalls += 1
+        target = self.successor() if self.is_leader else NONE
+        log.warning(
+            "the WAL has not answered for %.1f s%s",
+            now - self._writing[0],
+            f", handing leadership to {target:x}" if target else "",
+        )
+        if target:
+            self._node.transfer_leader(target)
+
+    # -- tasks
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
