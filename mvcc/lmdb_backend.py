@@ -17,25 +17,21 @@ One writer thread, not a child process: see tests/bench/bench_backend.py for the
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import lmdb
-
 from mvcc.backend import BackendSize
 from mvcc.errors import BackendFailed
 from mvcc.generations import Generation, Generations
-from mvcc.lmdb_view import Copy, Reader, View, read_rows
+from mvcc.lmdb_view import Copy, Reader, Readers, View, read_rows
 from mvcc.lmdb_writer import (
     Batch,
     CommitStats,
     Outcome,
     Rebuild,
     Reports,
-    Retired,
     Writer,
 )
 
@@ -50,9 +46,6 @@ OVERLAY_BYTES_MAX = 64 << 20
 """Rows in memory before apply waits, also while the database is being defragmented."""
 OVERLAY_OPS_MAX = 500_000
 """The same for rows that are small or deleted: what they cost is the dict, about 150 bytes each."""
-VIEW_SECONDS_MAX = 60.0
-VIEWS_MAX = 64
-"""Half of the engine's reader slots: the loop's own read must always find one."""
 IDLE_SECONDS = 1.0
 """After so long without a commit the last one is synced, else durable_index would trail on."""
 DISK_RESERVE = 64 << 20
@@ -112,7 +105,6 @@ class LmdbBackend:
         self._on_commit = on_commit
         self._on_drained = on_drained
         self._on_fatal = on_fatal
-        self._hit = hit
         self._generations = Generations(os.fspath(path), map_size)
         self._closed: list[Batch] = []
         self._closed_ops = self._closed_bytes = 0
@@ -120,9 +112,6 @@ class LmdbBackend:
         self._told_blocked = False
         self._dead = False
         self._ended = False
-        self._views: set[View] = set()
-        self._copies: dict[int, tuple[str, float, int]] = {}
-        self._copy_numbers = itertools.count()
         self._adopt(self._generations.open())
         self._writer = Writer(
             self._generations,
@@ -132,6 +121,7 @@ class LmdbBackend:
             hit=hit,
             disk_reserve=disk_reserve,
         )
+        self._readers = Readers(self._generations, self._writer, clock=clock, hit=hit)
 
     def _adopt(self, generation: Generation) -> None:
         """Read from `generation`, with an empty overlay."""
@@ -191,12 +181,9 @@ class LmdbBackend:
 
         Also cancels views that are older than their budget.
         """
-        now = self._clock()
-        for view in list(self._views):
-            if now - view.started > VIEW_SECONDS_MAX:
-                view.cancel(now - view.started)
+        self._readers.cancel_overdue()
         self._close_if_due()
-        idle = not self._closed and now - self._committed_at >= IDLE_SECONDS
+        idle = not self._closed and self._clock() - self._committed_at >= IDLE_SECONDS
         if idle and self.durable_index < self._committed_index:
             self._open.sync = True
             self._close_forced()
@@ -274,51 +261,14 @@ class LmdbBackend:
 
         BackendFailed when 64 of them are open.
         """
-        if len(self._views) >= VIEWS_MAX:
-            raise BackendFailed(self._generations.path, f"{VIEWS_MAX} read views are open")
-        generation = self._acquire()
-        view = View(generation, owner, self._clock(), self._view_closed)
-        self._views.add(view)
-        return view
+        return self._readers.view(owner)
 
     def open_copy(self, owner: str = "copy") -> Copy:
         """A pool thread's work: the last commit as a compacted, synced file. Close it.
 
         BackendFailed when the disk is full; nothing is left then.
         """
-        generation = self._acquire()
-        number = next(self._copy_numbers)
-        self._copies[number] = (owner, self._clock(), generation.number)
-        try:
-            self._hit("snapshot.before_copy")
-            copy = Copy(generation, self._generations.temporary(f"copy-{number}"))
-            self._hit("snapshot.after_copy")
-        except (OSError, lmdb.Error) as error:
-            raise BackendFailed(self._generations.path, error) from error
-        finally:
-            del self._copies[number]
-            self._release(generation)
-        return copy
-
-    def _view_closed(self, view: View) -> None:
-        self._views.discard(view)
-        self._release(view.generation)
-
-    def _acquire(self) -> Generation:
-        """The newest generation, acquired. Any thread; the writer may replace it meanwhile."""
-        while not self._ended:
-            generation = self._writer.generation
-            if generation.acquire():
-                return generation
-        raise BackendFailed(self._generations.path, "it is closed")
-
-    def _release(self, generation: Generation) -> None:
-        if not generation.release():
-            return
-        if self._ended:
-            generation.env.close()
-        else:
-            self._writer.submit(Retired(generation))
+        return self._readers.copy(owner)
 
     # ---- state
 
@@ -337,25 +287,15 @@ class LmdbBackend:
         )
 
     def info(self) -> BackendInfo:
-        now = self._clock()
-        number = self._generation.number
-        readers = [
-            Reader(view.owner, now - view.started, view.generation.number)
-            for view in list(self._views)
-        ]
-        readers += [
-            Reader(owner, now - started, number)
-            for owner, started, number in list(self._copies.values())
-        ]
         return BackendInfo(
             path=self._generations.path,
-            generation=number,
+            generation=self._generation.number,
             map_size=self._generations.map_size,
             pending_batches=len(self._closed) + (self._open.ops > 0),
             pending_bytes=self._closed_bytes + self._open.size,
             durable_index=self.durable_index,
             rebuilding=self._rebuilds[0].name if self._rebuilds else "",
-            readers=sorted(readers, key=lambda reader: -reader.age),
+            readers=self._readers.all(),
         )
 
     # ---- new generations
@@ -397,10 +337,9 @@ class LmdbBackend:
             self._open.sync = True
             self._close_open()
         self._ended = True
-        for view in list(self._views):
-            view.close()
+        self._readers.close()
         self._txn.abort()
-        self._release(self._generation)
+        self._readers.release(self._generation)
         self._writer.stop()
         if self._writer.generation.retire():
             self._writer.generation.env.close()
@@ -442,7 +381,7 @@ class LmdbBackend:
             self._txn = generation.env.begin()
             self._size = generation.size(self._txn)
             self.durable_index = self._committed_index
-        self._release(old)
+        self._readers.release(old)
         self._finish(rebuild, None)
         if rebuild.source:
             for done in superseded.done:

@@ -6,6 +6,7 @@ can be cancelled when its time is up.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -14,9 +15,13 @@ from typing import NamedTuple
 
 import lmdb
 
-from mvcc.errors import SnapshotExpired
-from mvcc.generations import Generation, applied_in_file
+from mvcc.errors import BackendFailed, SnapshotExpired
+from mvcc.generations import Generation, Generations, applied_in_file
+from mvcc.lmdb_writer import Retired, Writer
 
+VIEW_SECONDS_MAX = 60.0
+VIEWS_MAX = 64
+"""Half of the engine's reader slots: the loop's own read must always find one."""
 _SLICE_ROWS = 1000
 """Rows between two looks at whether the view was cancelled: about a millisecond."""
 
@@ -128,3 +133,93 @@ class Copy:
         """Idempotent."""
         if os.path.lexists(self.path):
             os.unlink(self.path)
+
+
+class Readers:
+    """Who reads which generation: a superseded one goes when its last reader does.
+
+    Views are opened on the loop; copies are made, and both are closed, in any thread.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        writer: Writer,
+        *,
+        clock: Callable[[], float],
+        hit: Callable[[str], None],
+    ) -> None:
+        self._generations = generations
+        self._writer = writer
+        self._clock = clock
+        self._hit = hit
+        self._views: set[View] = set()
+        self._copies: dict[int, tuple[str, float, int]] = {}
+        self._copy_numbers = itertools.count()
+        self._ended = False
+
+    def view(self, owner: str) -> View:
+        if len(self._views) >= VIEWS_MAX:
+            raise BackendFailed(self._generations.path, f"{VIEWS_MAX} read views are open")
+        view = View(self._acquire(), owner, self._clock(), self._view_closed)
+        self._views.add(view)
+        return view
+
+    def copy(self, owner: str) -> Copy:
+        generation = self._acquire()
+        number = next(self._copy_numbers)
+        self._copies[number] = (owner, self._clock(), generation.number)
+        try:
+            self._hit("snapshot.before_copy")
+            copy = Copy(generation, self._generations.temporary(f"copy-{number}"))
+            self._hit("snapshot.after_copy")
+        except (OSError, lmdb.Error) as error:
+            raise BackendFailed(self._generations.path, error) from error
+        finally:
+            del self._copies[number]
+            self.release(generation)
+        return copy
+
+    def cancel_overdue(self) -> None:
+        now = self._clock()
+        for view in list(self._views):
+            if now - view.started > VIEW_SECONDS_MAX:
+                view.cancel(now - view.started)
+
+    def all(self) -> list[Reader]:
+        """The oldest first."""
+        now = self._clock()
+        views = [(view.owner, view.started, view.generation.number) for view in list(self._views)]
+        return [
+            Reader(owner, now - started, number)
+            for owner, started, number in sorted(
+                views + list(self._copies.values()), key=lambda reader: reader[1]
+            )
+        ]
+
+    def release(self, generation: Generation) -> None:
+        """One reader less, in any thread."""
+        if not generation.release():
+            return
+        if self._ended:
+            generation.env.close()
+        else:
+            self._writer.submit(Retired(generation))
+
+    def close(self) -> None:
+        """End all views; copies that are being made go on, the last closes their generation."""
+        self._ended = True
+        for view in list(self._views):
+            view.close()
+
+    def _view_closed(self, view: View) -> None:
+        self._views.discard(view)
+        self.release(view.generation)
+
+    def _acquire(self) -> Generation:
+        """The newest generation; the writer may replace it at any moment."""
+        while not self._ended:
+            generation = self._writer.generation
+            if generation.acquire():
+                return generation
+        raise BackendFailed(self._generations.path, "it is closed")
