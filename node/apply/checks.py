@@ -8,6 +8,7 @@ is a refused one on every member.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -164,42 +165,59 @@ def _check_compare(compare: Compare) -> None:
     _int64("lease", compare.lease)
 
 
-class _Deleted:
-    """The key ranges that one list of ops deletes. At most as many as there are ops, so they are
-    simply walked.
-    """
-
-    def __init__(self) -> None:
-        self.ranges: list[tuple[bytes, bytes]] = []
-
-    def add(self, request: DeleteRangeRequest) -> None:
-        self.ranges.append((request.key, request.range_end))
-
-    def __contains__(self, key: bytes) -> bool:
-        return any(in_range(key, start, end) for start, end in self.ranges)
-
-
 def in_range(key: bytes, start: bytes, end: bytes) -> bool:
-    """Whether a request for `start`, `end` is about `key`: empty end is one key, a zero byte is no
-    upper bound.
+    """Whether a range or delete of `start`, `end` is about `key`.
+
+    An empty end names one key, a zero byte is no upper bound.
     """
     if not end:
         return key == start
     return start <= key and (end == b"\0" or key < end)
 
 
-def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _Deleted]:
+class _KeyRanges:
+    """A union of half-open key ranges, kept as disjoint ones whose ends ascend with their starts."""
+
+    def __init__(self) -> None:
+        self._starts: list[bytes] = []
+        self._ends: list[bytes] = []
+
+    def add(self, start: bytes, end: bytes) -> None:
+        """O(log n) to find the place, and it swallows the ranges it touches."""
+        if start >= end:
+            return
+        low = bisect_left(self._ends, start)
+        high = bisect_right(self._starts, end)
+        if low < high:
+            start = min(start, self._starts[low])
+            end = max(end, self._ends[high - 1])
+        self._starts[low:high] = [start]
+        self._ends[low:high] = [end]
+
+    def update(self, other: _KeyRanges) -> None:
+        for start, end in zip(other._starts, other._ends, strict=True):
+            self.add(start, end)
+
+    def __contains__(self, key: bytes) -> bool:
+        at = bisect_right(self._starts, key) - 1
+        return at >= 0 and key < self._ends[at]
+
+
+def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _KeyRanges]:
     """Keys put and ranges deleted by `ops`, nested txns included. DuplicateKey where a put meets
     another put or a delete.
 
     Only one branch of a nested txn runs, so these two may meet each other. Deletes may overlap
-    deletes.
+    deletes. Two things are as etcd has them: a delete of all keys from one on (its end is a zero
+    byte) counts as empty, and a nested txn may delete what an earlier sibling puts. Both execute
+    in order.
     """
-    deleted = _Deleted()
+    deleted = _KeyRanges()
     puts: set[bytes] = set()
     for op in ops:
         if op.request_delete_range is not None:
-            deleted.add(op.request_delete_range)
+            start = op.request_delete_range.key
+            deleted.add(start, op.request_delete_range.range_end or start + b"\0")
     for op in ops:
         if op.request_txn is not None:
             then_puts, then_deleted = _written_keys(op.request_txn.success)
@@ -207,7 +225,8 @@ def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _Deleted]:
             nested_puts = then_puts | else_puts
             _refuse_written(nested_puts, puts, deleted)
             puts |= nested_puts
-            deleted.ranges += then_deleted.ranges + else_deleted.ranges
+            deleted.update(then_deleted)
+            deleted.update(else_deleted)
     for op in ops:
         if op.request_put is not None:
             _refuse_written((op.request_put.key,), puts, deleted)
@@ -215,7 +234,7 @@ def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _Deleted]:
     return puts, deleted
 
 
-def _refuse_written(keys: Iterable[bytes], puts: set[bytes], deleted: _Deleted) -> None:
+def _refuse_written(keys: Iterable[bytes], puts: set[bytes], deleted: _KeyRanges) -> None:
     if any(key in puts or key in deleted for key in keys):
         raise DuplicateKey
 
