@@ -6,6 +6,7 @@ settles, `kill` ends the process's life without a flush and gives what the next 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +22,17 @@ WAIT_SECONDS = 20
 
 class Killed(Exception):
     """What a failpoint raises in the writer thread: from there on it does nothing more."""
+
+
+class Gate:
+    """A failpoint the writer stops at: `reached` says it is there, `open` lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def wait_reached(self) -> None:
+        assert self.reached.wait(WAIT_SECONDS), "the writer never came here"
 
 
 class Rig(Protocol):
@@ -69,7 +81,7 @@ class LmdbRig:
         self.posts: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.errors: list[Exception] = []
         self.hits: list[str] = []
-        self.dies_at = ""
+        self.gates: dict[str, Gate] = {}
         self.open()
 
     def open(self) -> None:
@@ -86,8 +98,15 @@ class LmdbRig:
 
     def hit(self, name: str) -> None:
         self.hits.append(name)
+        if name in self.gates:
+            self.gates[name].reached.set()
+            assert self.gates[name].open.wait(WAIT_SECONDS), f"nobody opened {name}"
         if name == self.dies_at:
             raise Killed(name)
+
+    def gate(self, name: str) -> Gate:
+        gate = self.gates[name] = Gate()
+        return gate
 
     def run_until(self, happened: Callable[[], object]) -> None:
         while not happened():
@@ -118,8 +137,11 @@ class LmdbRig:
         self.open()
 
     def reopen(self) -> None:
-        self.backend.close()
+        self.close()
         self.open()
 
     def close(self) -> None:
+        for gate in self.gates.values():
+            gate.open.set()
+        self.gates.clear()
         self.backend.close()
