@@ -292,9 +292,8 @@ def encode_range(header: bytes, response: RangeResponse) -> bytes:
 
 
 def _range_end(response: RangeResponse) -> bytes:
-    if response.more:
-        return b',"more":true,"count":"%d"}' % response.count
-    return b',"count":"%d"}' % response.count if response.count else b"}"
+    more = b',"more":true' if response.more else b""
+    return b'%b,"count":"%d"}' % (more, response.count) if response.count else more + b"}"
 
 
 def range_slices(header: bytes, response: RangeResponse) -> Iterator[bytes]:
