@@ -112,7 +112,9 @@ class LmdbBackend:
         self._told_blocked = False
         self._dead = False
         self._ended = False
-        self._adopt(self._generations.open())
+        generation = self._generations.open()
+        generation.acquire()
+        self._adopt(generation)
         self._writer = Writer(
             self._generations,
             self._generation,
@@ -124,9 +126,7 @@ class LmdbBackend:
         self._readers = Readers(self._generations, self._writer, clock=clock, hit=hit)
 
     def _adopt(self, generation: Generation) -> None:
-        """Read from `generation`, with an empty overlay."""
-        acquired = generation.acquire()
-        assert acquired, f"generation {generation.number} is retired"
+        """Read from `generation`, acquired for the loop, with an empty overlay."""
         self._generation = generation
         self._txn = generation.env.begin()
         self._size = generation.size(self._txn)
@@ -341,8 +341,11 @@ class LmdbBackend:
         self._txn.abort()
         self._readers.release(self._generation)
         self._writer.stop()
-        if self._writer.generation.retire():
-            self._writer.generation.env.close()
+        newest = self._writer.generation
+        if newest is not self._generation:
+            newest.release()
+        if newest.retire():
+            newest.env.close()
 
     # ---- reports of the writer, on the loop
 
@@ -375,8 +378,6 @@ class LmdbBackend:
             assert not self._closed, f"{len(self._closed)} batches closed during an install"
             self._adopt(generation)
         else:
-            acquired = generation.acquire()
-            assert acquired, f"generation {generation.number} is retired"
             self._generation = generation
             self._txn = generation.env.begin()
             self._size = generation.size(self._txn)

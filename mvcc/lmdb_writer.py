@@ -31,6 +31,7 @@ from mvcc.generations import (
     DATA,
     Generation,
     Generations,
+    applied_in_file,
     copy_compact,
     encode_index,
     free_bytes,
@@ -226,13 +227,17 @@ class Writer:
         self._hit(f"{job.name}.after_current")
         self._committed_index, _ = fresh.applied()
         self._durable_index = self._committed_index
-        # The loop still counts as a reader of the old one; it releases it when it hears of this.
+        # The loop reads the old one until it hears of this. It is counted as a reader of the new
+        # one here and now: a second rebuild may retire that before the loop has heard of the first.
+        fresh.acquire()
         assert not old.retire(), f"generation {old.number} lost its reader before it was replaced"
         if job.source:
             os.unlink(job.source)
         self._post(partial(self._reports.switched, fresh, job))
 
     def _stage(self, job: Rebuild, number: int) -> Generation:
+        # Read before anything is linked: the engine would make a database of an empty file.
+        expected = applied_in_file(job.source) if job.source else self.generation.applied()
         directory = self._generations.prepare(number)
         data = os.path.join(directory, DATA)
         if job.source:
@@ -247,7 +252,8 @@ class Writer:
             self._hit("defrag.after_copy")
         fresh = Generation(directory, self._generations.map_size)
         try:
-            self._verify(job, fresh)
+            if fresh.applied() != expected:
+                raise CorruptionError(f"{directory} holds {fresh.applied()}, expected {expected}")
             self._generations.stage(number)
             self._hit(f"{job.name}.before_current")
         except Exception:
@@ -263,15 +269,6 @@ class Writer:
         if free < need:
             raise BackendFailed(
                 self._generations.path, f"a copy needs {need} bytes of free disk, there are {free}"
-            )
-
-    def _verify(self, job: Rebuild, fresh: Generation) -> None:
-        applied = fresh.applied()
-        if job.source and applied == (0, 0):
-            raise CorruptionError(f"{job.source} holds no consistentIndex")
-        if not job.source and applied != self.generation.applied():
-            raise CorruptionError(
-                f"the copy holds index {applied}, the original {self.generation.applied()}"
             )
 
 

@@ -7,15 +7,14 @@ of them: the one whose index is stored beside the rows, and no older than what w
 from __future__ import annotations
 
 import copy
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mvcc.backend import KEY, ReadSnapshot
-from tests.unit.mvcc.backends import END, LmdbRig, MemoryRig, Rig
+from tests.unit.mvcc.backends import END, LmdbRig, MemoryRig, Rig, quick_folder
 
 LEASE = "lease"
 Tables = dict[str, dict[bytes, bytes]]
@@ -155,12 +154,12 @@ class LmdbMachine(BackendMachine):
     """Tiny limits, so that batches close, wait and merge all the time."""
 
     def make(self) -> LmdbRig:
-        self.folder = tempfile.TemporaryDirectory()
-        return LmdbRig(Path(self.folder.name), batch_ops=12)
+        self.folder = ExitStack()
+        return LmdbRig(self.folder.enter_context(quick_folder()), batch_ops=12)
 
     def teardown(self) -> None:
         super().teardown()
-        self.folder.cleanup()
+        self.folder.close()
 
     @rule()
     def poll(self) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mvcc import lmdb_backend
 from mvcc.backend import KEY, META
 from mvcc.errors import BackendFailed, CorruptionError, SnapshotExpired
-from mvcc.lmdb_backend import OVERLAY_BYTES_MAX, LmdbBackend
+from mvcc.lmdb_backend import LmdbBackend
 from mvcc.lmdb_view import VIEWS_MAX
-from tests.unit.mvcc.backends import END, LmdbRig
+from tests.unit.mvcc.backends import END, LmdbRig, quick_folder
 
 LEASE = "lease"
 BEFORE_COMMIT = "backend.before_commit"
@@ -23,8 +24,14 @@ def row(number: int) -> bytes:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[LmdbRig]:
-    rig = LmdbRig(tmp_path)
+def folder() -> Iterator[Path]:
+    with quick_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def rig(folder: Path) -> Iterator[LmdbRig]:
+    rig = LmdbRig(folder)
     yield rig
     rig.close()
 
@@ -70,8 +77,8 @@ def test_entries_without_rows_advance_the_stored_index(rig: LmdbRig) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"batch_ops": 3}, {"batch_bytes": 54}])
-def test_batch_closes_when_it_is_full(tmp_path: Path, limit: dict[str, int]) -> None:
-    rig = LmdbRig(tmp_path, **limit)
+def test_batch_closes_when_it_is_full(folder: Path, limit: dict[str, int]) -> None:
+    rig = LmdbRig(folder, **limit)
     put_entries(rig.backend, 1, 2)
     assert not rig.backend._closed
     put_entries(rig.backend, 3, 3)
@@ -163,9 +170,9 @@ def test_forced_commit_is_durable_when_told(rig: LmdbRig) -> None:
     assert seen == [4]
 
 
-def test_commit_is_reported_with_its_numbers(tmp_path: Path) -> None:
+def test_commit_is_reported_with_its_numbers(folder: Path) -> None:
     reports: list = []
-    rig = LmdbRig(tmp_path, on_commit=reports.append)
+    rig = LmdbRig(folder, on_commit=reports.append)
     put_entries(rig.backend, 1, 3, b"x" * 5000)
     rig.flush()
     (stats,) = reports
@@ -232,9 +239,9 @@ def test_row_put_and_deleted_in_one_batch_leaves_nothing(rig: LmdbRig) -> None:
 # ---- back-pressure
 
 
-def test_apply_waits_while_too_many_batches_do(tmp_path: Path) -> None:
+def test_apply_waits_while_too_many_batches_do(folder: Path) -> None:
     drained: list[int] = []
-    rig = LmdbRig(tmp_path, batch_ops=1, on_drained=lambda: drained.append(1))
+    rig = LmdbRig(folder, batch_ops=1, on_drained=lambda: drained.append(1))
     gate = rig.gate(BEFORE_COMMIT)
     put_entries(rig.backend, 1, 2)
     assert not rig.backend.blocked()
@@ -248,10 +255,11 @@ def test_apply_waits_while_too_many_batches_do(tmp_path: Path) -> None:
     rig.close()
 
 
-def test_apply_waits_when_memory_is_full(rig: LmdbRig) -> None:
+def test_apply_waits_when_memory_is_full(rig: LmdbRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_backend, "OVERLAY_BYTES_MAX", 1000)
     gate = rig.gate(BEFORE_COMMIT)
-    rig.backend.put(LEASE, b"a", b"x" * (OVERLAY_BYTES_MAX // 2))
-    rig.backend.put(LEASE, b"b", b"x" * (OVERLAY_BYTES_MAX // 2 - 2))
+    rig.backend.put(LEASE, b"a", b"x" * 500)
+    rig.backend.put(LEASE, b"b", b"x" * 498)
     assert not rig.backend.blocked()
     rig.backend.put(LEASE, b"c", b"")
     assert rig.backend.blocked()
@@ -275,8 +283,8 @@ def test_aged_batch_grows_while_two_wait(rig: LmdbRig) -> None:
 # ---- errors of the writer
 
 
-def test_full_map_is_fatal_and_names_the_file(tmp_path: Path) -> None:
-    rig = LmdbRig(tmp_path, map_size=1 << 20)
+def test_full_map_is_fatal_and_names_the_file(folder: Path) -> None:
+    rig = LmdbRig(folder, map_size=1 << 20)
     told: list[int] = []
     put_entries(rig.backend, 1, 1, b"x" * (2 << 20))
     rig.backend.force_commit(lambda: told.append(1))
