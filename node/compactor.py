@@ -1,7 +1,9 @@
-"""Carrying out compactions: one at a time, in the order applied, in paced batches that let requests through.
+"""Carrying out compactions: one at a time, in the order applied, in paced batches that let
+requests through.
 
-The store has refused reads below the revision since the entry was applied; here the rows go. The scheduled mark is forced to disk
-first, so a member that dies on the way finishes the same compaction on its next start.
+The store has refused reads below the revision since the entry was applied; here the rows go. The
+scheduled mark is forced to disk first, so a member that dies on the way finishes the same
+compaction on its next start.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class _Item(NamedTuple):
 
 
 class Compactor:
-    """Runs jobs until cancelled. `busy()` tells that requests wait, so the pause between batches is stretched."""
+    """Runs jobs until cancelled. `busy()` tells that requests wait, so the pause between batches
+    is stretched.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,9 @@ class Compactor:
 
     @property
     def idle(self) -> bool:
-        """Nothing is running or queued: every row at or below the compacted revision is one that is kept."""
+        """Nothing is running or queued: every row at or below the compacted revision is one that
+        is kept.
+        """
         return self._running is None and not self._queue
 
     def submit(self, job: Any) -> None:
@@ -62,7 +68,9 @@ class Compactor:
         self._wake.set()
 
     def reset(self) -> None:
-        """The store was replaced: drop its jobs; their waiters are answered, nobody waits for ever."""
+        """The store was replaced: drop its jobs; their waiters are answered, nobody waits for
+        ever.
+        """
         self._generation += 1
         items, self._queue = list(self._queue), deque()
         for item in items:

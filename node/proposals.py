@@ -14,8 +14,9 @@ _COUNTER_BITS = 48
 class Proposals:
     """The proposals of this member that were not yet seen applied, oldest first.
 
-    An id is 16 bits of the member and a 48-bit counter that starts at the clock's milliseconds, shifted: two lives of a member
-    never use one id twice as long as it proposes less than 256 requests per millisecond on average.
+    An id is 16 bits of the member and a 48-bit counter that starts at the clock's milliseconds,
+    shifted: two lives of a member never use one id twice as long as it proposes less than 256
+    requests per millisecond on average.
     """
 
     def __init__(self, member_id: int, *, start_ms: int) -> None:

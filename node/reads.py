@@ -1,8 +1,10 @@
-"""Linearizable reads in batches: one confirmation of leadership serves everybody who waited before it began.
+"""Linearizable reads in batches: one confirmation of leadership serves everybody who waited before
+it began.
 
-A round asks the leader (through raft's read index) for an index that was committed after the round's readers came; when this
-member has applied it, they may read locally. While a round runs, newcomers gather for the next one. Each try of a round has a
-token of its own, so an answer to an older leader's term can be told from the present one's and is dropped.
+A round asks the leader (through raft's read index) for an index that was committed after the
+round's readers came; when this member has applied it, they may read locally. While a round runs,
+newcomers gather for the next one. Each try of a round has a token of its own, so an answer to an
+older leader's term can be told from the present one's and is dropped.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class LinearizableReads:
         self.failed_total = 0
 
     def wait(self, done: Done) -> None:
-        """`done(None)` once a local read is linearizable; it costs no task, future or timer of its own."""
+        """`done(None)` once a local read is linearizable; it costs no task, future or timer of its
+        own.
+        """
         if not self._gathering:
             self._gathering_since = self._now()
         self._gathering.append(done)
@@ -101,7 +105,7 @@ class LinearizableReads:
                     self._answer(waiting, None)
 
     def leader_changed(self) -> None:
-        """What an earlier leader may still answer no longer counts: ask again, under a new token."""
+        """What an earlier leader may answer no longer counts: ask again, with a new token."""
         if self._asking is not None:
             self._asking.tokens.clear()
             self._try(self._asking)

@@ -1,0 +1,213 @@
+"""Opening a data directory: the first start of a new cluster, joining one, and every start after
+that.
+
+    <data-dir>/member/wal/        the log; its metadata say which member of which cluster this is
+    <data-dir>/member/snap/       received snapshots that are not adopted yet
+    <data-dir>/member/backend/    the database
+
+A new cluster's members are all born from the same state: index 1 of term 1 holds the membership,
+and nothing else. It is in the backend before the log is created, so a member that dies in between
+starts again from nothing; a log that exists always has its state beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgpack
+
+from mvcc.lmdb_backend import LmdbBackend
+from node.apply.members import Members, first_members, new_cluster_id
+from node.apply.responses import Member
+from node.config import NodeConfig
+from raft.core.types import ConfState, HardState, Snapshot
+from raft.disk import Disk
+from raft.snapshotter import Snapshotter
+from raft.wal import Wal, WalState
+
+log = logging.getLogger("esker.bootstrap")
+
+FIRST_INDEX = 1
+FIRST_TERM = 1
+
+
+class BootstrapError(Exception):
+    """This member cannot start from this data directory with these settings; the text says why and
+    what to do.
+    """
+
+
+class Identity(NamedTuple):
+    """Who a data directory belongs to: the log's metadata."""
+
+    member_id: int
+    cluster_id: int
+    token: str
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(self._asdict()))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Identity:
+        """BootstrapError when these are no metadata of ours."""
+        try:
+            return cls(**msgpack.unpackb(data))
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise BootstrapError(f"the log's metadata cannot be read: {error}") from error
+
+
+class Opened(NamedTuple):
+    """A data directory in use. `members` are whom to talk to until the backend knows better
+    (joining only).
+    """
+
+    identity: Identity
+    wal: Wal
+    wal_state: WalState
+    backend: LmdbBackend
+    snapshotter: Snapshotter
+    members: list[Member]
+
+
+class Directories(NamedTuple):
+    """Where the parts of one member live."""
+
+    wal: str
+    snap: str
+    backend: str
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> Directories:
+        member = os.path.join(config.data_dir, "member")
+        return cls(
+            config.wal_dir or os.path.join(member, "wal"),
+            os.path.join(member, "snap"),
+            os.path.join(member, "backend"),
+        )
+
+
+async def open_data(
+    config: NodeConfig,
+    disk: Disk,
+    *,
+    open_backend: Callable[[str], LmdbBackend],
+    joining: tuple[Identity, list[Member]] | None,
+) -> Opened:
+    """Open what is there, or create it. BootstrapError, CorruptWal, OSError; then nothing was lost.
+
+    `joining` is who this member is to be in a cluster that runs already; only read when there is
+    no log yet.
+    """
+    directories = Directories.of(config)
+    os.makedirs(os.path.dirname(directories.wal), mode=0o700, exist_ok=True)
+    os.makedirs(directories.backend, mode=0o700, exist_ok=True)
+    if disk.exists(directories.wal):
+        return await _reopen(config, disk, directories, open_backend)
+    backend = open_backend(directories.backend)
+    if backend.applied()[0] > FIRST_INDEX:
+        index = backend.applied()[0]
+        backend.close()
+        raise BootstrapError(
+            f"{directories.backend} holds a database at index {index}, but there is no log in"
+            f" {directories.wal}: was the log lost? Remove the member, empty its data directory,"
+            " and add it again"
+        )
+    if joining is not None:
+        identity, members = joining
+        wal = Wal.create(disk, directories.wal, identity.pack())
+        state = WalState(identity.pack(), HardState(), Snapshot(), [])
+    else:
+        identity, first = _found(config, backend)
+        # Closing writes and syncs; what is read afterwards is what a crash would leave.
+        backend.close()
+        backend = open_backend(directories.backend)
+        if backend.applied() != (FIRST_INDEX, FIRST_TERM):
+            raise BootstrapError(f"the first state could not be written to {directories.backend}")
+        members = []
+        wal = Wal.create(disk, directories.wal, identity.pack())
+        wal.append(first.hard_state, [], first.snapshot, sync=True)
+        state = first
+    snapshotter = Snapshotter(disk, directories.snap)
+    return Opened(identity, wal, state, backend, snapshotter, members)
+
+
+def _found(config: NodeConfig, backend: LmdbBackend) -> tuple[Identity, WalState]:
+    """Write the state every first member is born from; durable when this returns."""
+    token = config.initial_cluster_token
+    members = Members(backend)
+    members.restore()
+    first = first_members(config.initial_cluster, token)
+    if not members.list():
+        members.bootstrap(first, token)
+        backend.end_entries(FIRST_INDEX, FIRST_TERM)
+    elif members.list() != first:
+        raise BootstrapError(
+            f"an earlier start with another --initial-cluster was cut short in {config.data_dir};"
+            " empty the data directory and start again"
+        )
+    own = sorted(config.initial_cluster[config.name])
+    member_id = next(member.ID for member in first if member.peerURLs == own)
+    identity = Identity(member_id, new_cluster_id(first, token), token)
+    conf_state = ConfState(voters=tuple(member.ID for member in first))
+    snapshot = Snapshot(FIRST_INDEX, FIRST_TERM, conf_state)
+    return identity, WalState(identity.pack(), HardState(FIRST_TERM, 0, FIRST_INDEX), snapshot, [])
+
+
+async def _reopen(
+    config: NodeConfig,
+    disk: Disk,
+    directories: Directories,
+    open_backend: Callable[[str], LmdbBackend],
+) -> Opened:
+    wal, state = Wal.open(disk, directories.wal)
+    identity = Identity.unpack(state.metadata)
+    if config.initial_cluster_token != identity.token:
+        wal.close()
+        raise BootstrapError(
+            f"{config.data_dir} belongs to a cluster with token {identity.token!r}"
+            f" (id {identity.cluster_id:x}), not to {config.initial_cluster_token!r}"
+        )
+    backend = open_backend(directories.backend)
+    snapshotter = Snapshotter(disk, directories.snap)
+    await _adopt_snapshot(state, backend, snapshotter)
+    members = Members(backend)
+    members.restore()
+    if members.cluster_id not in (0, identity.cluster_id):
+        wal.close()
+        backend.close()
+        raise BootstrapError(
+            f"{directories.backend} belongs to cluster {members.cluster_id:x}, but the log in"
+            f" {directories.wal} to {identity.cluster_id:x}"
+        )
+    if state.snapshot.index == 0 and backend.applied()[0] == FIRST_INDEX and not state.entries:
+        # The first start ended between creating the log and its first mark.
+        snapshot = Snapshot(FIRST_INDEX, FIRST_TERM, members.conf_state)
+        hard_state = HardState(FIRST_TERM, 0, FIRST_INDEX)
+        wal.append(hard_state, [], snapshot, sync=True)
+        state = state._replace(hard_state=hard_state, snapshot=snapshot)
+    return Opened(identity, wal, state, backend, snapshotter, [])
+
+
+async def _adopt_snapshot(state: WalState, backend: LmdbBackend, snapshotter: Snapshotter) -> None:
+    """Finish an installation that a crash cut short between the log's mark and the database."""
+    index = backend.applied()[0]
+    wanted = state.snapshot.index
+    if index >= wanted:
+        return
+    path = snapshotter.path_of(wanted)
+    if not any(file.index == wanted for file in snapshotter.files()):
+        raise BootstrapError(
+            f"the log begins after the snapshot of index {wanted}, but the database is at index"
+            f" {index} and the snapshot's file is gone: the database is older than its log."
+            " Remove the member, empty its data directory, and add it again"
+        )
+    installed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+    backend.install(path, installed.set_result)
+    error = await installed
+    if error is not None:
+        raise error
+    log.info("adopted the snapshot of an earlier life", extra={"index": wanted})

@@ -1,0 +1,137 @@
+"""What operators ask one member to do with its database: defragment, hash, stream it, and hand
+over its leadership.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from mvcc.backend import META, TABLES
+from mvcc.hash_kv import HashKV
+from mvcc.lmdb_view import Copy, View
+from node.apply import errors
+
+if TYPE_CHECKING:
+    from node.server import Server
+
+log = logging.getLogger("esker.maintenance")
+
+_HASH_ROWS = 1000
+_POLL_SECONDS = 0.01
+_OWN_META = (b"consistentIndex", b"confState")
+"""Rows that say how far this member is, not what the data are: left out of the hash of the whole
+database.
+"""
+
+
+class Maintenance:
+    """Long work on one member; none of it stops the loop."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+
+    async def defragment(self) -> None:
+        """Copy the live pages to a new file and swap it in; requests go on meanwhile."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: Exception | None) -> None:
+            if not future.done():
+                future.set_exception(error) if error else future.set_result(None)
+
+        before = self._server.backend.size().size
+        self._server.backend.defragment(done)
+        await future
+        log.info(
+            "defragmented", extra={"before": before, "after": self._server.backend.size().size}
+        )
+
+    async def hash_kv(self, revision: int) -> HashKV:
+        """Hash of the history up to `revision` (0: now), comparable between members of equal
+        compact revision.
+        """
+        server = self._server
+        while True:
+            await self._wait(server.compactor.barrier)
+            at = server.store.check_revision(revision)
+            compacted = server.store.compact_rev
+            view = await self._view_of_now()
+            # The view may be later than `at`; what counts is that no compaction is at work in it.
+            if server.compactor.idle and server.store.compact_rev == compacted:
+                break
+            view.close()
+        try:
+            steps = server.store.hash_kv(view, at)
+            return await self._loop.run_in_executor(None, _last, steps)
+        finally:
+            view.close()
+
+    async def _view_of_now(self) -> View:
+        """A view that holds everything applied so far, and perhaps a little more."""
+        future: asyncio.Future[View] = self._loop.create_future()
+        backend = self._server.backend
+        backend.force_commit(lambda: future.set_result(backend.snapshot("hash")))
+        return await future
+
+    async def _wait(self, start: Callable[[Callable[[], None]], None]) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        start(lambda: None if future.done() else future.set_result(None))
+        await future
+
+    async def hash(self) -> int:
+        """CRC-32 over every table as last committed: for tests, not for comparing members under
+        load.
+        """
+        view = await self._view_of_now()
+        try:
+            return await self._loop.run_in_executor(None, _hash_tables, view)
+        finally:
+            view.close()
+
+    async def open_copy(self) -> Copy:
+        """A compacted copy of the database as of now, for a stream to a client, who closes it."""
+        backend = self._server.backend
+        await self._wait(backend.force_commit)
+        return await self._loop.run_in_executor(None, backend.open_copy)
+
+    async def transfer_leadership(self, target: int) -> None:
+        """Hand over to the voter `target`: NotLeader, BadLeaderTransferee, TransferTimedOut."""
+        server = self._server
+        if not server.is_leader:
+            raise errors.NotLeader()
+        if not server.members.is_voter(target):
+            raise errors.BadLeaderTransferee()
+        if target == server.member_id:
+            return
+        server.driver.transfer_leader(target)
+        deadline = self._loop.time() + server.request_timeout
+        while server.leader != target:
+            if self._loop.time() > deadline:
+                raise errors.TransferTimedOut()
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+def _last(steps: Iterator[HashKV | None]) -> HashKV:
+    """Drive the resumable hash to its end; runs in a pool thread."""
+    result = None
+    for result in steps:  # noqa: B007
+        pass
+    assert result is not None
+    return result
+
+
+def _hash_tables(view: View) -> int:
+    crc = 0
+    for table in TABLES:
+        start = b"\x00"
+        crc = zlib.crc32(table.encode(), crc)
+        while rows := view.range(table, start, b"\xff" * 32, _HASH_ROWS):
+            for key, value in rows:
+                if table != META or key not in _OWN_META:
+                    crc = zlib.crc32(value, zlib.crc32(key, crc))
+            start = rows[-1][0] + b"\x00"
+    return crc

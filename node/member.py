@@ -1,0 +1,310 @@
+"""Member: one running node, from its data directory to its listeners, and back.
+
+Start order: disk, store, apply, server, raft, peers, clients. Stop order is the reverse, after
+leadership was handed over. Every long-lived task belongs to one task group: a part that fails ends
+the member, loudly, before it can speak again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+
+from mvcc.lmdb_backend import CommitStats, LmdbBackend
+from mvcc.store import Store
+from node.api.http import HttpFace
+from node.apply import errors
+from node.apply.alarm import Alarms
+from node.apply.applier import Applier
+from node.apply.lessor import Lessor
+from node.apply.members import Members
+from node.apply.requests import CompactionRequest, MemberAttributesRequest
+from node.auto_compactor import AutoCompactor, new_policy
+from node.bootstrap import Opened, open_data
+from node.config import NO_QUOTA_BYTES, NodeConfig
+from node.metrics import Metrics
+from node.server import Server
+from node.tls import TlsContexts
+from raft.core.config import Config
+from raft.core.types import NONE
+from raft.disk import OsDisk
+from raft.driver import DriverConfig, RaftDriver
+from raft.tcp_transport import TcpTransport
+from raft.wal_thread import WalThread
+
+log = logging.getLogger("esker.member")
+
+_SWEEP_SECONDS = 0.05
+_PUBLISH_RETRY_SECONDS = 0.1
+_TRANSFER_SECONDS = 2.0
+_MAP_SPARE_BYTES = 8 << 30
+_GC_THRESHOLDS = (100_000, 50, 100)
+"""The collector stops the world for as long as there are containers: our long-lived ones hold no
+cycles, so it may look rarely, and what restore has built is frozen out of its sight.
+"""
+
+
+class Member:
+    """One member of a cluster. `run` returns after `stop`, or raises what ended it."""
+
+    def __init__(self, config: NodeConfig, *, hit: Callable[[str], None]) -> None:
+        self.config = config
+        self._hit = hit
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._peers: dict[int, list[str]] = {}
+        self.metrics = Metrics()
+
+    def stop(self) -> None:
+        """Ask for a graceful end; `run` returns when it is done."""
+        self._stop.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            log.critical("the member stops", exc_info=error, extra={"why": str(error)})
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until stopped. OSError, BootstrapError and the like before anything is served."""
+        await self._open()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self.server.compactor.run()),
+                    tasks.create_task(self._sweep()),
+                    tasks.create_task(self._publish()),
+                ]
+                if self.server.auto_compactor is not None:
+                    running.append(tasks.create_task(self.server.auto_compactor.run()))
+                await self._stop.wait()
+                if self._failure is None:
+                    await self._hand_over()
+                    await self.face.stop()
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    # -- start
+
+    async def _open(self) -> None:
+        config = self.config
+        loop = asyncio.get_running_loop()
+        disk = OsDisk()
+        os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
+        opened = await open_data(config, disk, open_backend=self._open_backend, joining=None)
+        store = Store(opened.backend, hit=self._hit)
+        for _ in store.restore():
+            await asyncio.sleep(0)
+        backend = opened.backend
+        applier = Applier(
+            store,
+            backend,
+            Lessor(backend),
+            Alarms(backend),
+            Members(backend),
+            hit=self._hit,
+        )
+        applier.restore(store)
+        self.backend = backend
+        self.server = Server(
+            config,
+            member_id=opened.identity.member_id,
+            cluster_id=opened.identity.cluster_id,
+            backend=backend,
+            store=store,
+            applier=applier,
+            hit=self._hit,
+            start_ms=int(time.time() * 1e3),
+        )
+        self.metrics.watch_server(self.server)
+        self.server.observe_compaction = self.metrics.compaction_pause.observe
+        self._start_auto_compactor(loop)
+        self._connect_raft(opened, loop)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        self.face = HttpFace(self.server, self.metrics)
+        self.wal.start()
+        await self.driver.start()
+        tls = TlsContexts(config)
+        await self.face.start(config.listen_client_urls, tls.client_listener())
+        if config.listen_metrics_urls:
+            await self.face.start(
+                config.listen_metrics_urls, tls.client_listener(), metrics_only=True
+            )
+        log.info(
+            "serving",
+            extra={
+                "member": f"{opened.identity.member_id:x}",
+                "cluster": f"{opened.identity.cluster_id:x}",
+                "clients": ",".join(config.listen_client_urls),
+                "peers": ",".join(config.listen_peer_urls),
+            },
+        )
+
+    def _open_backend(self, path: str) -> LmdbBackend:
+        loop = asyncio.get_running_loop()
+        config = self.config
+        quota = 0 if config.quota_backend_bytes == NO_QUOTA_BYTES else config.quota_backend_bytes
+        return LmdbBackend(
+            path,
+            map_size=max(4 * quota, quota + _MAP_SPARE_BYTES),
+            post=loop.call_soon_threadsafe,
+            clock=time.monotonic,
+            batch_seconds=config.backend_batch_interval / 1e3,
+            batch_ops=config.backend_batch_limit,
+            on_commit=self._committed,
+            on_drained=self._drained,
+            on_fatal=self._fail,
+            hit=self._hit,
+        )
+
+    def _drained(self) -> None:
+        self.driver.resume()
+
+    def _committed(self, stats: CommitStats) -> None:
+        self.metrics.backend_commit.observe(stats.seconds)
+        self.driver.checkpoint(stats.durable_index)
+
+    def _start_auto_compactor(self, loop: asyncio.AbstractEventLoop) -> None:
+        server, config = self.server, self.config
+        policy = new_policy(
+            config.auto_compaction_mode,
+            config.retention,
+            loop.time() * 1e3,
+            server.store.current_rev,
+        )
+        if policy is not None:
+            server.auto_compactor = AutoCompactor(
+                policy,
+                revision=lambda: server.store.current_rev,
+                propose=lambda rev: server.call(server.compact, CompactionRequest(rev)),
+                now=loop.time,
+                sleep=asyncio.sleep,
+            )
+
+    def _connect_raft(self, opened: Opened, loop: asyncio.AbstractEventLoop) -> None:
+        config, server = self.config, self.server
+        identity = opened.identity
+        tls = TlsContexts(config)
+        self.wal = WalThread(
+            opened.wal, loop, failed=self._fail, observe=self.metrics.wal_fsync.observe
+        )
+        self.transport = TcpTransport(
+            cluster=identity.cluster_id,
+            member=identity.member_id,
+            listen_urls=config.listen_peer_urls,
+            knows=self._knows,
+            removed=server.members.is_removed,
+            server_tls=tls.peer_listener(),
+            client_tls=tls.peer_dialer(),
+        )
+        heartbeat = config.heartbeat_interval
+        core = Config(
+            id=identity.member_id,
+            election_ticks=max(2, config.election_timeout // heartbeat),
+            heartbeat_ticks=1,
+            jitter=random.SystemRandom().randrange,
+        )
+        self.driver = RaftDriver(
+            DriverConfig(
+                core=core,
+                tick_seconds=heartbeat / 1e3,
+                snapshot_count=config.snapshot_count,
+                catch_up_entries=config.snapshot_catchup_entries,
+            ),
+            state=opened.wal_state,
+            applied=opened.backend.applied()[0],
+            conf_state=server.members.conf_state,
+            wal=self.wal,
+            transport=self.transport,
+            snapshots=opened.snapshotter,
+            state_machine=server,
+            on_fatal=self._fail,
+        )
+        server.driver = self.driver
+        server.transport = self.transport
+        server.members_changed = self._follow_members
+        self._joining = {member.ID: member.peerURLs for member in opened.members}
+        self._follow_members()
+
+    def _knows(self, member: int) -> bool:
+        return member in self._peers
+
+    def _follow_members(self) -> None:
+        """Talk to exactly the present members; a member that finds itself removed stops."""
+        own = self.server.member_id
+        members = {member.ID: member.peerURLs for member in self.server.members.list()}
+        if own in members:
+            self._joining = {}
+        wanted = {
+            number: urls for number, urls in (members or self._joining).items() if number != own
+        }
+        for number in self._peers.keys() - wanted.keys():
+            self.transport.remove_peer(number)
+        for number, urls in wanted.items():
+            if number not in self._peers:
+                self.transport.add_peer(number, urls)
+            elif self._peers[number] != urls:
+                self.transport.update_peer(number, urls)
+        self._peers = wanted
+        if self.server.members.is_removed(own):
+            log.error("this member was removed from the cluster", extra={"member": f"{own:x}"})
+            self._stop.set()
+
+    # -- while it runs
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self.server.sweep()
+
+    async def _publish(self) -> None:
+        """Tell the cluster this member's name and client URLs, until it has heard them."""
+        server, config = self.server, self.config
+        urls = list(config.advertise_client_urls)
+        request = MemberAttributesRequest(server.member_id, config.name, urls)
+        while True:
+            present = server.members.get(server.member_id)
+            if present is not None and (present.name, present.clientURLs) == (config.name, urls):
+                return
+            if server.leader != NONE:
+                try:
+                    await server.call(server.publish, request)
+                except errors.ApplyError as error:
+                    log.info("could not publish this member yet", extra={"why": repr(error)})
+            await asyncio.sleep(_PUBLISH_RETRY_SECONDS)
+
+    # -- stop
+
+    async def _hand_over(self) -> None:
+        """A leader passes its office on, so that nobody waits for an election."""
+        server = self.server
+        if not server.is_leader:
+            return
+        target = self.driver.successor()
+        if target == NONE:
+            return
+        try:
+            async with asyncio.timeout(_TRANSFER_SECONDS):
+                await server.maintenance.transfer_leadership(target)
+        except (errors.ApplyError, TimeoutError) as error:
+            log.warning("stopping as leader", extra={"why": repr(error)})
+
+    async def _close(self) -> None:
+        self.server.refuse_all()
+        if self._failure is not None:
+            await self.face.stop(0.0)
+        await self.driver.stop()
+        await self.wal.stop()
+        self.backend.close()
+        log.info("stopped")

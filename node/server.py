@@ -1,0 +1,500 @@
+"""Server: owns one member's parts, hands proposals to raft and committed entries to apply.
+
+It is the state machine that `raft.driver` drives, and the one thing that `node.api` calls.
+Everything here runs on the loop; what waits for a disk or takes long runs in the parts' own
+threads. Starting and stopping is `node.member`'s work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mvcc.compaction import Compaction
+from mvcc.errors import Compacted, FutureRevision
+from mvcc.kv import RangeOptions
+from mvcc.lmdb_backend import LmdbBackend
+from mvcc.store import Store
+from node.apply import errors
+from node.apply.applier import Applier
+from node.apply.checks import admit
+from node.apply.members import decode_change
+from node.apply.quota import Quota
+from node.apply.requests import (
+    AlarmAction,
+    AlarmRequest,
+    AlarmType,
+    CompactionRequest,
+    LeaseGrantRequest,
+    MemberAttributesRequest,
+    PutRequest,
+    RangeRequest,
+    Request,
+    TxnRequest,
+    encode,
+    request_id_of,
+)
+from node.apply.responses import RangeResponse
+from node.apply.txn import is_read_only, is_serializable, read_txn
+from node.auto_compactor import AutoCompactor
+from node.compactor import Compactor
+from node.config import NodeConfig
+from node.maintenance import Maintenance
+from node.membership import Membership
+from node.peer_snapshot import StateCopy, copy_state
+from node.proposals import Done, Proposals
+from node.reads import LinearizableReads
+from raft.core.conf_change import ConfChange, decode_conf_change
+from raft.core.errors import ConfChangeRefused, ProposalDropped
+from raft.core.types import NONE, ConfState, Entry, EntryType, Role, Snapshot, SoftState
+from raft.driver import RaftDriver
+from raft.tcp_transport import TcpTransport
+
+log = logging.getLogger("esker.server")
+
+_UNAPPLIED_MAX = 5000
+_QUOTA_CHECKED = (PutRequest, TxnRequest, LeaseGrantRequest)
+
+
+class ServerStatus(NamedTuple):
+    """What /v3/maintenance/status reports, sizes in bytes."""
+
+    db_size: int
+    db_size_in_use: int
+    db_size_quota: int
+    leader: int
+    raft_index: int
+    raft_term: int
+    raft_applied_index: int
+    errors: list[str]
+    is_learner: bool
+
+
+class Server:
+    """One member. Attributes named here are read by `node.api`; nothing else of it is."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        member_id: int,
+        cluster_id: int,
+        backend: LmdbBackend,
+        store: Store,
+        applier: Applier,
+        hit: Callable[[str], None],
+        start_ms: int,
+    ) -> None:
+        self.config = config
+        self.member_id = member_id
+        self.cluster_id = cluster_id
+        self.backend = backend
+        self.store = store
+        self.applier = applier
+        self.members = applier.members
+        self.alarms = applier.alarms
+        self.lessor = applier.lessor
+        self.quota = Quota(config.quota_backend_bytes)
+        self.driver: RaftDriver
+        self.transport: TcpTransport
+        self._hit = hit
+        self._loop = asyncio.get_running_loop()
+        self.request_timeout = 5.0 + 2 * config.election_timeout / 1e3
+        self._proposals = Proposals(member_id, start_ms=start_ms)
+        self.reads = LinearizableReads(
+            ask=self._ask_read_index,
+            applied=lambda: self.applied_index,
+            call_soon=self._loop.call_soon,
+            now=self._loop.time,
+            timeout_seconds=self.request_timeout,
+            first_token=start_ms << 16,
+        )
+        self.compactor = Compactor(
+            backend,
+            batch_rows=config.compaction_batch_limit,
+            pause_seconds=config.compaction_sleep_interval / 1e3,
+            busy=lambda: len(self._proposals) > 0,
+            observe=self._observe_compaction,
+        )
+        self.applied_index = backend.applied()[0]
+        self.maintenance = Maintenance(self)
+        self.membership = Membership(self)
+        self.leader_changes = 0
+        self.proposals_failed = 0
+        self.slow_applies = 0
+        self.proposals_applied = 0
+        self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
+        self._known_leader = 0
+        self._stopping = False
+        self._installing = False
+        self._alarm_under_way = False
+        self.auto_compactor: AutoCompactor | None = None
+        self.members_changed: Callable[[], None] = lambda: None
+        applier.on_compaction = self._compaction_applied
+        self._resume_compaction()
+
+    def _ask_read_index(self, token: int) -> None:
+        self.driver.read_index(token)
+
+    def _observe_compaction(self, seconds: float, _rows: int) -> None:
+        self.observe_compaction(seconds * 1e3)
+
+    def _resume_compaction(self) -> None:
+        pending = self.store.pending_compaction()
+        if pending is not None:
+            log.info("going on with a compaction", extra={"rev": pending.revision})
+            self.compactor.submit(pending)
+
+    def _compaction_applied(self, job: Compaction) -> None:
+        self.compactor.submit(job)
+        if self.auto_compactor is not None:
+            self.auto_compactor.compaction_applied()
+
+    # -- what the API asks
+
+    @property
+    def raft_term(self) -> int:
+        return self.driver.term
+
+    @property
+    def leader(self) -> int:
+        """The leader's member id as this member knows it; 0 when it knows none."""
+        return self.driver.leader
+
+    @property
+    def is_leader(self) -> bool:
+        return self.driver.is_leader
+
+    @property
+    def is_learner(self) -> bool:
+        return self.members.is_learner(self.member_id)
+
+    @property
+    def proposals_pending(self) -> int:
+        return len(self._proposals)
+
+    def propose(self, request: Request, done: Done) -> None:
+        """Put a checked request through the log; `done` gets its response, or why it was refused.
+
+        RequestTimedOut means that the outcome is unknown; every other error that nothing changed.
+        """
+        refusal = self._refuse(request)
+        if refusal is not None:
+            done(refusal)
+        else:
+            self._propose(request, done)
+
+    def _propose(self, request: Request, done: Done) -> None:
+        request_id = self._proposals.next_id()
+        data = encode(request_id, request)
+        if len(data) > self.config.max_request_bytes:
+            done(errors.RequestTooLarge(len(data), self.config.max_request_bytes))
+            return
+        try:
+            self.driver.propose(data, request_id)
+        except ProposalDropped:
+            self.proposals_failed += 1
+            done(errors.NoLeader())
+            return
+        deadline = self._loop.time() + self.request_timeout
+        self._proposals.register(request_id, request, done, deadline)
+
+    def publish(self, request: MemberAttributesRequest, done: Done) -> None:
+        """What a member says of itself; a learner may, too."""
+        self._propose(request, done)
+
+    def _refuse(self, request: Request) -> errors.ApplyError | None:
+        if self._stopping:
+            return errors.Stopped()
+        if self.driver.commit_index - self.applied_index > _UNAPPLIED_MAX:
+            return errors.TooManyRequests()
+        if self.is_learner:
+            return errors.LearnerRefused()
+        if isinstance(request, _QUOTA_CHECKED) and not self.quota.available(
+            self.backend.size().size, request
+        ):
+            self.raise_alarm(AlarmType.NOSPACE)
+            return errors.NoSpace()
+        return None
+
+    def request_id(self) -> int:
+        """A number that no other request of the cluster has or will have."""
+        return self._proposals.next_id()
+
+    def propose_change(self, propose: Callable[[int], None], done: Done) -> None:
+        """`propose(request id)` puts a membership change into the log; `done` gets its result."""
+        if self._stopping:
+            raise errors.Stopped
+        request_id = self.request_id()
+        propose(request_id)
+        deadline = self._loop.time() + self.request_timeout
+        self._proposals.register(request_id, None, done, deadline)
+
+    def linearizable(self, done: Done) -> None:
+        """`done(None)` when a local read is linearizable, or `done(error)`."""
+        if self._stopping:
+            done(errors.Stopped())
+        elif self.is_learner:
+            done(errors.LearnerRefused())
+        else:
+            self.reads.wait(done)
+
+    def range(self, request: RangeRequest, done: Done) -> None:
+        """Read [key, range_end), linearizably unless `serializable`."""
+        if request.serializable:
+            self._range_now(request, done)
+        else:
+            self.linearizable(
+                lambda error: self._range_now(request, done) if error is None else done(error)
+            )
+
+    def _range_now(self, request: RangeRequest, done: Done) -> None:
+        if self._installing:
+            done(errors.NoLeader())
+            return
+        options = RangeOptions(
+            request.revision,
+            request.limit,
+            request.sort_order,
+            request.sort_target,
+            request.keys_only,
+            request.count_only,
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        )
+        try:
+            found = self.store.range(request.key, request.range_end, options)
+        except (Compacted, FutureRevision) as error:
+            done(error)
+            return
+        done(RangeResponse(found.revision, found.kvs, found.more, found.count))
+
+    def txn(self, request: TxnRequest, done: Done) -> None:
+        """A txn of ranges only is a read and does not enter the log; any other is proposed."""
+        if not is_read_only(request):
+            self.propose(request, done)
+        elif is_serializable(request):
+            self._txn_now(request, done)
+        else:
+            self.linearizable(
+                lambda error: self._txn_now(request, done) if error is None else done(error)
+            )
+
+    def _txn_now(self, request: TxnRequest, done: Done) -> None:
+        if self._installing:
+            done(errors.NoLeader())
+            return
+        try:
+            response: object = read_txn(self.store, request)
+        except (Compacted, FutureRevision, errors.ApplyError) as error:
+            response = error
+        done(response)
+
+    def compact(self, request: CompactionRequest, done: Done) -> None:
+        """Compact through the log. With `physical`, answer when this member's rows are gone and
+        that is durable.
+        """
+        if not request.physical:
+            self.propose(request, done)
+            return
+
+        def applied(result: object) -> None:
+            if isinstance(result, Exception) and not isinstance(result, Compacted):
+                done(result)
+            else:
+                self.compactor.barrier(lambda: done(result))
+
+        self.propose(request, applied)
+
+    def raise_alarm(self, alarm: AlarmType) -> None:
+        """Propose an alarm for this member, once at a time."""
+        if self._alarm_under_way or self.alarms.raised(self.member_id, alarm):
+            return
+        self._alarm_under_way = True
+        log.warning(
+            "raising an alarm", extra={"alarm": alarm.name, "member": f"{self.member_id:x}"}
+        )
+
+        def answered(result: object) -> None:
+            self._alarm_under_way = False
+            if isinstance(result, Exception):
+                log.warning("the alarm was not raised", extra={"why": repr(result)})
+
+        self.propose(AlarmRequest(AlarmAction.ACTIVATE, self.member_id, alarm), answered)
+
+    async def call(self, method: Callable[[Any, Done], None], request: Any) -> Any:
+        """`await` a callback-style method: returns its response or raises its error."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: object) -> None:
+            if future.done():
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        method(request, done)
+        return await future
+
+    def status(self) -> ServerStatus:
+        """This member's view of itself and of the cluster; local, needs no quorum."""
+        size = self.backend.size()
+        problems = [] if self.leader != NONE else ["etcdserver: no leader"]
+        problems += [
+            f"memberID:{alarm.memberID} alarm:{AlarmType(alarm.alarm).name} "
+            for alarm in self.alarms.get(AlarmType.NONE)
+        ]
+        return ServerStatus(
+            db_size=size.size,
+            db_size_in_use=size.in_use,
+            db_size_quota=self.quota.limit,
+            leader=self.leader,
+            raft_index=self.driver.commit_index,
+            raft_term=self.raft_term,
+            raft_applied_index=self.applied_index,
+            errors=problems,
+            is_learner=self.is_learner,
+        )
+
+    # -- what raft.driver asks: the state machine
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Execute committed entries in order, answer their proposers, close the batch's books."""
+        take = self._proposals.take
+        execute = self.applier.apply_normal
+        for entry in entries:
+            data = entry.data
+            if entry.type == EntryType.CONF_CHANGE:
+                self._apply_conf_change(entry)
+            elif data:
+                waiting = take(request_id_of(data))
+                if waiting is None:
+                    execute(entry.index, entry.term, data, None)
+                else:
+                    waiting[1](execute(entry.index, entry.term, data, waiting[0]))
+        last = entries[-1]
+        self.backend.end_entries(last.index, last.term)
+        self.applied_index = last.index
+        self.proposals_applied += len(entries)
+        self.reads.applied(last.index)
+
+    def apply_blocked(self) -> bool:
+        return self._installing or self.backend.blocked()
+
+    def admit(self, data: bytes) -> None:
+        """ValueError for a forwarded proposal that apply could not execute."""
+        admit(data)
+
+    def admit_conf_change(self, change: ConfChange) -> None:
+        """ValueError for a forwarded membership change that is not one of ours."""
+        if change.context:
+            decode_change(change.context)
+
+    def role_changed(self, soft: SoftState, term: int) -> None:
+        """Raft sees another leader, or this member has another role."""
+        if soft.leader != self._known_leader:
+            self._known_leader = soft.leader
+            if soft.leader != NONE:
+                self.leader_changes += 1
+                self.reads.leader_changed()
+        log.info(
+            "role changed",
+            extra={"role": soft.role.name, "term": term, "leader": f"{soft.leader:x}"},
+        )
+        if self.auto_compactor is not None:
+            self.auto_compactor.role_changed(soft.role == Role.LEADER)
+
+    def read_ready(self, token: int, index: int) -> None:
+        self.reads.ready(token, index)
+
+    def dropped(self, ids: Sequence[int], error: ProposalDropped) -> None:
+        """Raft did not take these: nothing changed, and their clients hear it now."""
+        for request_id in ids:
+            waiting = self._proposals.take(request_id)
+            if waiting is not None:
+                self.proposals_failed += 1
+                waiting[1](errors.NoLeader())
+
+    async def open_snapshot(self) -> StateCopy:
+        """The database as of its last commit, to be streamed to a peer that the log can no longer
+        help.
+        """
+        return await self._loop.run_in_executor(None, copy_state, self.backend)
+
+    async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
+        """Replace this member's state by a received database. No entry is applied meanwhile."""
+        self._installing = True
+        self.compactor.reset()
+        await self._rebuilt(lambda done: self.backend.install(path, done))
+        store = Store(self.backend, hit=self._hit)
+        for _ in store.restore():
+            await asyncio.sleep(0)
+        self.store = store
+        self.applier.restore(store)
+        index, _ = self.backend.applied()
+        assert index == snapshot.index, f"snapshot of index {snapshot.index} holds index {index}"
+        self.applied_index = index
+        self._resume_compaction()
+        self._installing = False
+        self.members_changed()
+        self.reads.applied(index)
+        log.info("installed a snapshot", extra={"index": index, "rev": store.current_rev})
+
+    async def _rebuilt(self, start: Callable[[Callable[[Exception | None], None]], None]) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        start(done)
+        await future
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        change = decode_conf_change(entry.data)
+
+        def advance(accepted: bool) -> ConfState:
+            return self.driver.apply_conf_change(change) if accepted else self.members.conf_state
+
+        result: object = None
+        request_id = 0
+        try:
+            if change.context:
+                request_id = decode_change(change.context).request_id
+            result = self.applier.apply_conf_change(change.context, advance)
+        except ConfChangeRefused as error:
+            result = errors.InvalidArgument(str(error))
+        except ValueError as error:
+            # The bytes are the same everywhere, so every member passes them over alike.
+            log.error("passed over a membership change", extra={"index": entry.index, "why": error})
+        waiting = self._proposals.take(request_id)
+        self.members_changed()
+        if waiting is not None:
+            # The answer waits until raft has seen this entry applied, or the next change could be
+            # refused.
+            self._loop.call_soon(waiting[1], result)
+
+    # -- time, and the end
+
+    def sweep(self) -> None:
+        """Every 50 ms: what is past its deadline hears that its outcome is unknown."""
+        now = self._loop.time()
+        for done in self._proposals.expire(now):
+            self.proposals_failed += 1
+            done(errors.RequestTimedOut())
+        self.reads.sweep(now, errors.RequestTimedOut)
+        self.backend.poll()
+
+    def refuse_all(self) -> None:
+        """The member stops: nothing new is taken, and nobody waits any longer."""
+        self._stopping = True
+        for done in self._proposals.take_all():
+            done(errors.Stopped())
+        self.reads.fail_all(errors.Stopped())
