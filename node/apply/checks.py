@@ -176,7 +176,7 @@ def in_range(key: bytes, start: bytes, end: bytes) -> bool:
 
 
 class _KeyRanges:
-    """A union of half-open key ranges, kept as disjoint ones whose ends ascend with their starts."""
+    """A union of half-open key ranges, kept disjoint: ends ascend with their starts."""
 
     def __init__(self) -> None:
         self._starts: list[bytes] = []
