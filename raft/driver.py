@@ -80,7 +80,8 @@ class StateMachine(Protocol):
         """Proposals that did not enter the log and never will."""
 
     async def open_snapshot(self) -> SnapshotSource:
-        """A frozen copy at an index that is durable here; the transport closes it."""
+        """A frozen copy at an index that is durable here; the transport closes it. OSError when
+        there cannot be one now: the peer will be tried again."""
 
     async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
         """Replace the state by the file at `path`. No entry is applied meanwhile."""

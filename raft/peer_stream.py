@@ -68,6 +68,10 @@ _REPLY = struct.Struct(">IB")
 class Refused(Exception):
     """The other side answered our hello with a refusal; the text says which."""
 
+    def __init__(self, text: str, verdict: int = Verdict.ACCEPTED) -> None:
+        super().__init__(text)
+        self.verdict = verdict
+
 
 class PeerCounters(msgspec.Struct):
     """Totals since the start, for the metrics; about one peer, both directions."""
@@ -202,7 +206,7 @@ class DialedStream(asyncio.Protocol):
             self.opened.set_exception(Refused(f"peer {self._url} does not speak our protocol"))
         elif answer.verdict != Verdict.ACCEPTED:
             words = explain_refusal(self._identity, answer, str(self._url), self._member)
-            self.opened.set_exception(Refused(words))
+            self.opened.set_exception(Refused(words, answer.verdict))
         else:
             self.opened.set_result(None)
 
@@ -233,6 +237,7 @@ class Peer:
         buffer_bytes_max: int,
         counters: PeerCounters,
         observe: Callable[[int, float], None],
+        told_removed: Callable[[int], None],
     ) -> None:
         self.member = member
         self.urls = [PeerUrl.parse(url) for url in urls]
@@ -244,6 +249,7 @@ class Peer:
         self._frame_bytes_max = frame_bytes_max
         self._buffer_bytes_max = buffer_bytes_max
         self._observe = observe
+        self._told_removed = told_removed
         self._loop = asyncio.get_running_loop()
         self._complaints = Complaints(self._loop.time)
         self._stream: DialedStream | None = None
@@ -343,6 +349,8 @@ class Peer:
                 text = str(error) or type(error).__name__
                 if not isinstance(error, Refused):
                     text = f"peer {url} ({self.member:x}) cannot be reached: {text}"
+                elif error.verdict == Verdict.REMOVED_SENDER:
+                    self._told_removed(self.member)
                 self._complaints.warn(text)
                 self._attempts += 1
                 await asyncio.sleep(delay)

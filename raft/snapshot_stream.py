@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import struct
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 from raft.codec import decode_message, encode_message
 from raft.core.errors import RaftError
 from raft.core.message import Message, MessageType
-from raft.core.types import Snapshot
 from raft.framing import HEAD_BYTES, FrameError, FrameType, pack_frame, unpack_head
 from raft.transport import Receiver, SnapshotSink, SnapshotSource
 
@@ -36,25 +33,6 @@ _SIZE = struct.Struct(">Q")
 
 class SnapshotRefused(Exception):
     """The receiver could not take the snapshot; its words."""
-
-
-class FileSource:
-    """A SnapshotSource over a file; `closed` is called after it was read, in the pool thread."""
-
-    def __init__(self, snapshot: Snapshot, path: str, closed: Callable[[], None]) -> None:
-        self.snapshot = snapshot
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
-        self.size = os.fstat(self._file.fileno()).st_size
-        self._closed = closed
-
-    def read(self, limit: int) -> bytes:
-        """The next bytes of the file."""
-        return self._file.read(limit)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-        self._closed()
 
 
 async def _read_frame(

@@ -79,6 +79,7 @@ class TcpTransport:
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         pool: Executor | None = None,
         observe: Callable[[int, float], None] = lambda member, seconds: None,
+        told_removed: Callable[[int], None] = lambda member: None,
     ) -> None:
         self.identity = Identity(cluster, member, knows, removed)
         self.frame_bytes_max = frame_bytes_max
@@ -93,6 +94,7 @@ class TcpTransport:
         self._snapshot_bytes_max = snapshot_bytes_max
         self._pool = pool
         self._observe = observe
+        self._told_removed = told_removed
         self._loop: asyncio.AbstractEventLoop
         self._complaints: Complaints
         self._servers: list[asyncio.Server] = []
@@ -216,6 +218,7 @@ class TcpTransport:
             buffer_bytes_max=self._buffer_bytes_max,
             counters=self.counters_of(member),
             observe=self._observe,
+            told_removed=self._told_removed,
         )
         self._peers[member] = peer
         task = self._loop.create_task(peer.run())
