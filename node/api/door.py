@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from node.api.errors import OK, REASONS, MessageTooLarge, Refusal, refusal
+from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal, refusal
 from node.api.json_codec import wire_size
 from node.api.routes import Unary
 
@@ -33,7 +33,8 @@ HEAD_BYTES_MAX = 8190
 """Above it aiohttp decides (its own limit is per line)."""
 
 HEADS_MAX = 4096
-"""Heads remembered; a client has a few per Content-Length, and a head is some 200 bytes."""
+HEAD_REMEMBERED_BYTES_MAX = 1024
+"""A client has a few heads per Content-Length, usually of some 200 bytes: 4 MiB at most."""
 
 PIPELINE_BYTES_MAX = 1 << 18
 """Bytes kept of requests that wait behind the one being served; then the socket is not read."""
@@ -81,6 +82,8 @@ def parse_head(
     head: bytes, routes: dict[bytes, Unary], host_allowed: Callable[[str], bool], body_max: int
 ) -> Head | None:
     """The simple request that `head` (blank line included) announces, or None: not simple."""
+    if len(head) > HEAD_BYTES_MAX:
+        return None
     line, *lines = head[:-4].split(b"\r\n")
     match = _REQUEST_LINE.fullmatch(line)
     method = routes.get(match[1]) if match else None
@@ -171,7 +174,7 @@ class Lobby:
     def find(self, head: bytes) -> Head | None:
         """`parse_head`, remembered."""
         parsed = parse_head(head, self.routes, self.host_allowed, self.body_bytes_max)
-        if parsed is not None and not parsed.secret:
+        if parsed and not parsed.secret and len(head) <= HEAD_REMEMBERED_BYTES_MAX:
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
             self.heads[head] = parsed
@@ -189,7 +192,10 @@ def check_size(request: Any, body: bytes, limit: int) -> None:
     hold one.
     """
     if len(body) > limit:
-        size = wire_size(request)
+        try:
+            size = wire_size(request)
+        except RecursionError:
+            raise MalformedMessage("exceeded max depth") from None
         if size > limit:
             raise MessageTooLarge(size, limit)
 

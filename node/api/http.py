@@ -285,6 +285,9 @@ class HttpFace:
         announced = request.content_length
         if announced is not None and announced > limit:
             raise MessageTooLarge(announced, self.lobby.message_bytes_max)
+        expect = request.headers.get("Expect", "").lower()
+        if expect == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_READ_SECONDS):

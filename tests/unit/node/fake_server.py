@@ -4,6 +4,7 @@ told.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,11 @@ class FakeServer:
         )
 
     # -- what a test calls
+
+    async def asked_times(self, count: int) -> None:
+        """Wait until `count` requests have come in."""
+        while len(self.asked) < count:  # noqa: ASYNC110 (no Event: most users have no loop)
+            await asyncio.sleep(0)
 
     def release(self, count: int = 1) -> None:
         for _ in range(count):

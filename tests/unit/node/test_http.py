@@ -1,0 +1,423 @@
+"""Both ways in over real sockets: the same answers, and nothing smuggled between them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mvcc.errors import Compacted
+from mvcc.kv import KeyValue
+from node.api.http import HttpFace
+from node.apply.errors import NotLeader, RequestTimedOut
+from node.metrics import Metrics
+from tests.unit.node.fake_server import FakeConfig, FakeServer
+from tests.unit.node.test_door import HEADER, b64, get, post, put
+
+
+class Answer:
+    """One HTTP answer, as parsed from the bytes."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = dict(line.split(": ", 1) for line in head[1:-2])
+    if headers.get("Transfer-Encoding") == "chunked":
+        body = b""
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+    else:
+        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
+    return Answer(int(head[0].split()[1]), headers, body)
+
+
+class Client:
+    def __init__(self, face: HttpFace, server: FakeServer, address: tuple[str, int]) -> None:
+        self.face = face
+        self.server = server
+        self.address = address
+
+    async def ask(self, *pieces: bytes, answers: int = 1) -> list[Answer]:
+        """Send on a new connection, read so many answers, close."""
+        reader, writer = await asyncio.open_connection(*self.address)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                if len(pieces) > 1:
+                    await asyncio.sleep(0)
+            return [await asyncio.wait_for(read_answer(reader), 5) for _ in range(answers)]
+        finally:
+            writer.close()
+
+    async def get(self, target: str, method: str = "GET", host: str = "x") -> Answer:
+        raw = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        return (await self.ask(raw))[0]
+
+    async def until_closed(self, raw: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*self.address)
+        writer.write(raw)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
+
+
+async def started(server: FakeServer, **listener: Any) -> Client:
+    metrics = Metrics()
+    metrics.watch_server(server)  # type: ignore[arg-type]
+    face = HttpFace(server, metrics)  # type: ignore[arg-type]
+    (address,) = await face.start(["http://127.0.0.1:0"], **listener)
+    return Client(face, server, address)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    client = await started(FakeServer())
+    yield client
+    await client.face.stop(0.1)
+
+
+SLOW_WAY = "Origin: http://browser"
+"""A header that only aiohttp's side looks at."""
+
+CALLS: list[tuple[str, Any]] = [
+    ("/v3/kv/put", {"key": "YQ==", "value": "Yg==", "prev_kv": True}),
+    ("/v3beta/kv/put", {"key": "YQ==", "prevKv": True}),
+    ("/v3/kv/range", {"key": "YQ=="}),
+    ("/v3/kv/range", {"key": ""}),
+    ("/v3/kv/range", b""),
+    ("/v3/kv/range", b"[]"),
+    ("/v3/kv/range", {"key": "YQ==", "sort_order": 9}),
+    ("/v3/kv/txn", {"success": [{"request_put": {"key": "YQ=="}}, {"request_txn": {}}]}),
+    ("/v3/kv/txn", {"success": [{}]}),
+    ("/v3/kv/deleterange", {"key": "YQ==", "prev_kv": True}),
+    ("/v3/kv/compaction", {"revision": "2", "physical": True}),
+    ("/v3/kv/compaction", {"revision": 99}),
+    ("/v3/lease/grant", {"TTL": 60, "ID": 7}),
+    ("/v3/lease/grant", {"TTL": 60, "ID": 7}),
+    ("/v3/lease/grant", {"TTL": 9000000001, "ID": 8}),
+    ("/v3/lease/timetolive", {"ID": 7, "keys": True}),
+    ("/v3/kv/lease/timetolive", {"ID": 9}),
+    ("/v3/lease/leases", b""),
+    ("/v3/kv/lease/revoke", {"ID": 7}),
+    ("/v3/cluster/member/list", {}),
+    ("/v3/maintenance/status", {}),
+    ("/v3/maintenance/alarm", {"action": "ACTIVATE", "alarm": "NOSPACE", "memberID": 5}),
+    ("/v3/maintenance/alarm", {}),
+    ("/v3/maintenance/alarm", {"action": 7}),
+]
+
+
+async def test_both_ways_answer_alike(client: Client) -> None:
+    other = await started(FakeServer())
+    for path, body in CALLS:
+        (fast,) = await client.ask(post(path, body))
+        (slow,) = await other.ask(post(path, body, SLOW_WAY))
+        assert (fast.status, fast.json()) == (slow.status, slow.json()), path
+        assert "Server" not in fast.headers, "this was not the fast way"
+        assert "Server" in slow.headers, "this was not the slow way"
+        for name in ("Content-Type", "Grpc-Metadata-Content-Type", "Access-Control-Allow-Origin"):
+            assert fast.headers.get(name) == slow.headers.get(name), (path, name)
+    counted = [
+        {method.name: (method.started, method.handled) for method in one.face.routes.methods()}
+        for one in (client, other)
+    ]
+    assert counted[0] == counted[1]
+    await other.face.stop(0.1)
+
+
+async def test_a_connection_may_change_its_ways(client: Client) -> None:
+    pieces = put(b"a") + post("/v3/kv/range", {"key": "YQ=="}, SLOW_WAY) + get(b"a")
+    first, second, third = await client.ask(pieces, answers=3)
+    assert ("Server" in first.headers, "Server" in second.headers) == (False, True)
+    assert second.json() == third.json()
+
+
+SMUGGLED = [
+    post("/v3/kv/put", {"key": "YQ=="}, "Content-Length: 3"),
+    post("/v3/kv/put", {"key": "YQ=="}, "Content-Length: 15"),
+    post("/v3/kv/put", b"0\r\n\r\n", "Transfer-Encoding: chunked"),
+    post("/v3/kv/put", {"key": "YQ=="}, "Transfer-Encoding : chunked"),
+    post("/v3/kv/put", {"key": "YQ=="}, "X-Feed: a\nTransfer-Encoding: chunked"),
+    post("/v3/kv/put", {"key": "YQ=="}, "X-Null: a\0b"),
+    post("/v3/kv/put", {"key": "YQ=="}).replace(b"Length: ", b"Length: +"),
+    post("/v3/kv/put", {"key": "YQ=="}).replace(b"Length: 15", b"Length: 1_5"),
+    post("/v3/kv/put", {"key": "YQ=="}).replace(b"\r\n", b"\n"),
+    b"\0\1\2\3 nonsense\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", SMUGGLED, ids=[repr(raw[60:110]) for raw in SMUGGLED])
+async def test_what_two_parsers_might_read_differently_is_refused(
+    client: Client, raw: bytes
+) -> None:
+    assert (await client.until_closed(raw + put(b"b"))).startswith(b"HTTP/1.0 400")
+    assert client.server.asked == []
+
+
+async def test_chunked_and_expect_are_served(client: Client) -> None:
+    body = b'e\r\n{"key":"YQ==",\r\n10\r\n"value":"Yg==" }\r\n0\r\n\r\n'
+    head = "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\n"
+    (answer,) = await client.ask(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
+    assert answer.status == 200
+    assert client.server.store.keys[b"a"].value == b"b"
+    expecting = f"{head}Content-Length: 14\r\nExpect: 100-continue\r\n\r\n".encode()
+    ready, answer = await client.ask(expecting + b'{"key":"YQ=="}', answers=2)
+    assert (ready.status, answer.status) == (100, 200)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(CALLS), st.booleans()), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(0, 2000), max_size=5),
+)
+def test_any_pipeline_cut_anywhere_is_answered_as_one_by_one(
+    calls: list[tuple[tuple[str, Any], bool]], cuts: list[int]
+) -> None:
+    """Fast ones first or not: from the first slow one on, aiohttp has the connection."""
+
+    async def run() -> None:
+        piped, single = await started(FakeServer()), await started(FakeServer())
+        raws = [post(*call, *([SLOW_WAY] if slow else [])) for call, slow in calls]
+        stream = b"".join(raws)
+        edges = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
+        pieces = [stream[a:b] for a, b in pairwise(edges)]
+        got = await piped.ask(*pieces, answers=len(raws))
+        expected = [(await single.ask(raw))[0] for raw in raws]
+        assert [(a.status, a.body) for a in got] == [(a.status, a.body) for a in expected]
+        await piped.face.stop(0.1)
+        await single.face.stop(0.1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "path", ["/v3/nothing", "/v3/kv/range/", "/v3/", "/v3/watch", "/v3/lock/lock"]
+)
+async def test_unknown_calls(client: Client, path: str) -> None:
+    (answer,) = await client.ask(post(path, {}))
+    assert (answer.status, answer.json()["code"], answer.json()["message"]) == (404, 5, "Not Found")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_calls_are_posts(client: Client, method: str) -> None:
+    answer = await client.get("/v3/kv/range", method)
+    assert (answer.status, answer.json()["code"]) == (501, 12)
+    assert answer.json()["message"] == "Method Not Allowed"
+
+
+async def test_what_is_around_the_calls(client: Client) -> None:
+    options = await client.get("/v3/kv/range", "OPTIONS")
+    assert (options.status, options.body) == (200, b"")
+    assert options.headers["Access-Control-Allow-Methods"] == "POST, GET, OPTIONS, PUT, DELETE"
+    moved = await client.get("/v3")
+    assert (moved.status, moved.headers["Location"]) == (301, "/v3/")
+    assert (await client.get("/")).status == 404
+    assert (await client.get("/v2/keys")).status == 404
+    assert (await client.get("/v3alpha/kv/range", "POST")).status == 404
+    version = (await client.get("/version")).json()
+    assert version["etcdserver"].startswith("3.6.")
+    assert version["etcdserver"].replace(".", "").isdigit()
+    assert (version["etcdcluster"], version["storage"]) == ("3.6.0", "3.6.0")
+    refused = await client.get("/version", "POST")
+    assert (refused.status, refused.headers["Allow"]) == (405, "GET")
+    assert (await client.get("/debug/vars")).json()["mvcc.revision"] == 1
+
+
+async def test_the_query_is_ignored(client: Client) -> None:
+    (answer,) = await client.ask(post("/v3/kv/range?pretty=true", {"key": "YQ=="}))
+    assert answer.status == 200
+
+
+async def test_host_whitelist() -> None:
+    client = await started(FakeServer(FakeConfig(host_whitelist=("good.example",))))
+    assert (await client.get("/version", host="evil.example")).status == 421
+    assert (await client.get("/version", host="Good.example:2379")).status == 200
+    (answer,) = await client.ask(get(b"a"))
+    assert answer.status == 421
+    (answer,) = await client.ask(get(b"a").replace(b"here", b"good.example"))
+    assert answer.status == 200
+    await client.face.stop(0.1)
+
+
+async def test_cors_of_named_origins() -> None:
+    client = await started(FakeServer(FakeConfig(cors=("http://browser",))))
+    (allowed,) = await client.ask(post("/v3/kv/range", {"key": "YQ=="}, SLOW_WAY))
+    assert allowed.headers["Access-Control-Allow-Origin"] == "http://browser"
+    for extra in (["Origin: http://other"], []):
+        (answer,) = await client.ask(post("/v3/kv/range", {"key": "YQ=="}, *extra))
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    await client.face.stop(0.1)
+
+
+async def test_bodies_beyond_the_limit(client: Client) -> None:
+    announced = put(b"a").replace(b"Content-Length: ", b"Content-Length: 9999999")
+    (answer,) = await client.ask(announced)
+    assert (answer.status, answer.json()["code"]) == (429, 8)
+    assert answer.json()["message"].startswith("grpc: received message larger than max (9999999")
+    chunk = b"186a0\r\n" + b" " * 100_000 + b"\r\n"
+    head = b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    (answer,) = await client.ask(head, *[chunk] * 45)
+    assert answer.status == 429
+
+
+async def test_large_ranges_either_way(client: Client) -> None:
+    for number in range(2500):
+        key = b"k%05d" % number
+        client.server.store.keys[key] = KeyValue(key, b"v" * 600, 2, 2, 1)
+    request = {"key": b64(b"k"), "range_end": b64(b"l")}
+    (fast,) = await client.ask(post("/v3/kv/range", request))
+    (slow,) = await client.ask(post("/v3/kv/range", request, SLOW_WAY))
+    assert fast.body == slow.body
+    assert len(fast.json()["kvs"]) == 2500
+
+
+class FakeMaintenance:
+    """Answers like `node.maintenance`, at once or with `failure`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failure: Exception | None = None
+        self.closed = 0
+        self.transferred: list[int] = []
+
+    async def _maybe_fail(self) -> None:
+        await asyncio.sleep(0)
+        if self.failure:
+            raise self.failure
+
+    async def defragment(self) -> None:
+        await self._maybe_fail()
+
+    async def hash(self) -> int:
+        await self._maybe_fail()
+        return 4294967295
+
+    async def hash_kv(self, revision: int) -> tuple[int, int, int, int]:
+        await self._maybe_fail()
+        return 99, revision or 8, 3, 8
+
+    async def transfer_leadership(self, target: int) -> None:
+        await self._maybe_fail()
+        self.transferred.append(target)
+
+    async def open_copy(self) -> Any:
+        await self._maybe_fail()
+        return SimpleNamespace(
+            path=str(self.path), size=self.path.stat().st_size, close=self._close
+        )
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def maintenance(client: Client, tmp_path: Path) -> FakeMaintenance:
+    path = tmp_path / "copy"
+    path.write_bytes(bytes(range(256)) * 300)
+    client.server.maintenance = FakeMaintenance(path)
+    return client.server.maintenance
+
+
+async def test_long_work(client: Client, maintenance: FakeMaintenance) -> None:
+    path = "/v3/maintenance/"
+    for extra in ([], [SLOW_WAY]):
+        (answer,) = await client.ask(post(path + "defragment", {}, *extra))
+        assert (answer.status, answer.body) == (200, b"{}")
+        (answer,) = await client.ask(post(path + "hash", {}, *extra))
+        assert answer.json() == {"header": HEADER | {"revision": "1"}, "hash": 4294967295}
+        (answer,) = await client.ask(post(path + "hashkv", {"revision": 5}, *extra))
+        assert answer.json() == {
+            "header": HEADER | {"revision": "8"},
+            "hash": 99,
+            "compact_revision": "3",
+            "hash_revision": "5",
+        }
+        target = {"targetID": str(2**64 - 1)}
+        (answer,) = await client.ask(post(path + "transfer-leadership", target, *extra))
+        assert (answer.status, answer.body) == (200, b"{}")
+    assert maintenance.transferred == [2**64 - 1] * 2
+
+
+async def test_long_work_that_fails(client: Client, maintenance: FakeMaintenance) -> None:
+    for failure, status, code in (
+        (NotLeader(), 400, 9),
+        (Compacted(1, 2), 400, 11),
+        (RequestTimedOut(), 503, 14),
+    ):
+        maintenance.failure = failure
+        for call in ("defragment", "hash", "hashkv", "transfer-leadership"):
+            (answer,) = await client.ask(post("/v3/maintenance/" + call, {}))
+            assert (answer.status, answer.json()["code"]) == (status, code)
+        (answer,) = await client.ask(post("/v3/maintenance/snapshot", {}))
+        assert (answer.status, answer.json()["error"]["grpc_code"]) == (status, code)
+
+
+async def test_snapshot_stream(client: Client, maintenance: FakeMaintenance) -> None:
+    (answer,) = await client.ask(post("/v3/maintenance/snapshot", {}))
+    assert answer.status == 200
+    assert answer.body.endswith(b"\n")
+    messages = [json.loads(line)["result"] for line in answer.body.splitlines()]
+    blobs = [b64decode(message["blob"]) for message in messages]
+    data = maintenance.path.read_bytes()
+    assert b"".join(blobs[:-1]) == data
+    assert blobs[-1] == hashlib.sha256(data).digest()
+    assert max(map(len, blobs)) == 32 << 10
+    left = len(data)
+    for message, blob in zip(messages[:-1], blobs[:-1], strict=True):
+        left -= len(blob)
+        assert int(message.get("remaining_bytes", 0)) == left
+    assert left == 0
+    assert maintenance.closed == 1
+
+
+async def test_stop_answers_what_is_being_served() -> None:
+    client = await started(FakeServer(hold=True))
+    pending = asyncio.create_task(client.ask(put(b"a")))
+    await client.server.asked_times(1)
+    stopping = asyncio.create_task(client.face.stop(5))
+    await asyncio.sleep(0)
+    client.server.release()
+    assert (await pending)[0].status == 200
+    await stopping
+    with pytest.raises(OSError):
+        await client.ask(put(b"a"))
+
+
+async def test_stop_does_not_wait_for_ever() -> None:
+    client = await started(FakeServer(hold=True))
+    asked = [put(b"a"), post("/v3/kv/put", {"key": "YQ=="}, SLOW_WAY)]
+    pending = [asyncio.create_task(client.until_closed(raw)) for raw in asked]
+    await client.server.asked_times(2)
+    await client.face.stop(0.05)
+    assert (await asyncio.gather(*pending, return_exceptions=True))[0] == b""
+
+
+async def test_metrics_only_listener() -> None:
+    client = await started(FakeServer(), metrics_only=True)
+    assert (await client.get("/health")).json() == {"health": "true", "reason": ""}
+    assert b"etcd_server_has_leader 1.0" in (await client.get("/metrics")).body
+    assert (await client.get("/version")).status == 404
+    (answer,) = await client.ask(get(b"a"))
+    assert answer.status == 404
+    await client.face.stop(0.1)
