@@ -81,11 +81,12 @@ class ReadQueue:
 
 def read_index(raft: Raft, reader: int, token: int) -> None:
     """On a leader: a read of `reader`, which may be this member."""
-    if raft.tracker.is_only_voter(raft.id):
-        answer(raft, reader, token, raft.log.committed)
-    elif not raft.committed_in_term():
-        # Until it has committed in its own term a leader does not know what is committed.
+    if not raft.committed_in_term():
+        # Until it has committed in its own term a leader does not know what is committed. Nor does
+        # the only voter: after a restart its log may be ahead of the commit that was on disk.
         raft.reads.held.append((reader, token))
+    elif raft.tracker.is_only_voter(raft.id):
+        answer(raft, reader, token, raft.log.committed)
     else:
         raft.reads.add(raft.log.committed, reader, token)
 
