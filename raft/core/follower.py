@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from raft.core.errors import ProposalDropped
@@ -13,13 +12,14 @@ if TYPE_CHECKING:
     from raft.core.raft import Raft
 
 
-def forward_proposal(raft: Raft, entries: list[Entry], proposer: int) -> None:
-    """Hands `entries` to the leader; nobody knows if they arrive. ProposalDropped without one."""
+def forward_proposal(raft: Raft, entries: list[Entry]) -> None:
+    """Hands `entries` to the leader; nobody knows if they arrive. ProposalDropped without one.
+
+    Also what another follower forwarded here. It cannot go round in circles: whoever is known as
+    leader is in that term or a later one, so terms ascend along the way.
+    """
     if raft.leader == NONE:
         raise ProposalDropped("no leader")
-    if raft.leader == proposer:
-        # Two members that take each other for the leader would pass it to and fro.
-        raise ProposalDropped(f"forwarded by {proposer}, which is the leader as known here")
     raft.send(Message(type=MessageType.PROPOSE, to=raft.leader, entries=entries))
 
 
@@ -44,20 +44,19 @@ def _acknowledge(raft: Raft, to: int, index: int) -> None:
 
 
 def _restore(raft: Raft, snapshot: Snapshot) -> bool:
-    """Takes the snapshot for its log; False where the log needs none."""
+    """Takes the snapshot for its log; False where the log needs none.
+
+    It may not know this member: the change that added it can stand behind the snapshot.
+    """
     log = raft.log
     if snapshot.index <= log.committed:
-        return False
-    conf = snapshot.conf_state
-    if raft.id not in chain(conf.voters, conf.voters_outgoing, conf.learners):
-        raft.note(f"ignored a snapshot of {snapshot.index} that does not know this member")
         return False
     if log.match_term(snapshot.index, snapshot.term):
         # The entries are here already: the snapshot only tells that they are committed.
         log.commit_to(snapshot.index)
         return False
     log.restore(snapshot)
-    raft.restore_conf_state(conf)
+    raft.restore_conf_state(snapshot.conf_state)
     raft.note(f"restores the snapshot of {snapshot.index}, term {snapshot.term}")
     return True
 
@@ -66,7 +65,7 @@ def _restore(raft: Raft, snapshot: Snapshot) -> bool:
 
 
 def on_propose(raft: Raft, message: Message) -> None:
-    forward_proposal(raft, message.entries, message.sender)
+    forward_proposal(raft, message.entries)
 
 
 def on_append(raft: Raft, message: Message) -> None:

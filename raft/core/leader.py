@@ -32,7 +32,7 @@ def propose_data(raft: Raft, data: Sequence[bytes]) -> None:
     term = raft.term
     first = raft.log.last_index() + 1
     raft.log.append([Entry(term, index, 0, each) for index, each in enumerate(data, first)])
-    broadcast_append(raft)
+    raft.append_due = True
 
 
 def propose_entries(raft: Raft, entries: list[Entry]) -> None:
@@ -58,7 +58,7 @@ def propose_entries(raft: Raft, entries: list[Entry]) -> None:
                 raft.pending_conf_index = index
         appended.append(Entry(raft.term, index, kind, data))
     raft.log.append(appended)
-    broadcast_append(raft)
+    raft.append_due = True
 
 
 def _decode_or_drop(data: bytes) -> ConfChange:
@@ -108,10 +108,25 @@ def maybe_auto_leave(raft: Raft) -> None:
 # --- sending
 
 
-def broadcast_append(raft: Raft) -> None:
+def flush(raft: Raft) -> None:
+    """Sends what came up since the last Ready.
+
+    One round of heartbeats for all the reads; to each peer one append for all the proposals and the
+    commit, or more where the limits of size cut it.
+    """
+    if raft.role != Role.LEADER:
+        return
+    if raft.reads.due:
+        broadcast_heartbeat(raft)
+    if not raft.append_due:
+        return
+    raft.append_due = False
     for peer, progress in raft.tracker.progress.items():
         if peer != raft.id:
-            send_append(raft, peer, progress, even_empty=True)
+            news = progress.can_bump_commit(raft.log.committed)
+            if send_append(raft, peer, progress, even_empty=news):
+                while send_append(raft, peer, progress, even_empty=False):
+                    pass  # until the log ends or the window is full
 
 
 def send_append(raft: Raft, peer: int, progress: Progress, *, even_empty: bool) -> bool:
@@ -186,19 +201,18 @@ def broadcast_heartbeat(raft: Raft) -> None:
 # --- counting
 
 
-def maybe_commit(raft: Raft) -> bool:
+def maybe_commit(raft: Raft) -> None:
     """Moves the commit index to what a quorum has, where that is of this term."""
-    if not raft.log.maybe_commit(raft.tracker.committed(), raft.term):
-        return False
-    read_index.release_held(raft)
-    return True
+    if raft.log.maybe_commit(raft.tracker.committed(), raft.term):
+        raft.append_due = True
+        read_index.release_held(raft)
 
 
 def own_entries_durable(raft: Raft, index: int) -> None:
     """The leader's own disk is a member of the quorum like any other, and not sooner."""
     progress = raft.tracker.progress.get(raft.id)
-    if progress is not None and progress.maybe_update(index) and maybe_commit(raft):
-        broadcast_append(raft)
+    if progress is not None and progress.maybe_update(index):
+        maybe_commit(raft)
 
 
 def check_quorum(raft: Raft) -> None:
@@ -292,12 +306,9 @@ def _accepted(raft: Raft, message: Message, progress: Progress) -> None:
         # Whatever snapshot it restored, it reaches our log; a later one than we sent is as good.
         raft.note(f"{message.sender} is back at {progress.match} after a snapshot")
         progress.become_replicate()
-    if maybe_commit(raft):
-        broadcast_append(raft)
-    elif progress.can_bump_commit(raft.log.committed):
-        send_append(raft, message.sender, progress, even_empty=True)
-    while send_append(raft, message.sender, progress, even_empty=False):
-        pass  # the window has room again: fill it
+    maybe_commit(raft)
+    if progress.next <= raft.log.last_index() or progress.can_bump_commit(raft.log.committed):
+        raft.append_due = True
     if message.sender == raft.transferee and progress.match == raft.log.last_index():
         _send_timeout_now(raft, message.sender)
 

@@ -84,6 +84,7 @@ class Raft:
     election_elapsed    ticks since the leader was heard from; (leader) since it checked its quorum
     election_timeout    the present draw from [election_ticks, 2 * election_ticks)
     transferee          (leader) who is to lead next, or NONE
+    append_due          (leader) the next Ready carries appends: there is news for the peers
     pending_conf_index  (leader) until it is applied no configuration change enters the log
     uncommitted_bytes   (leader) data of its own entries that were not handed out as committed yet
     messages            to send at once
@@ -106,6 +107,7 @@ class Raft:
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.pending_conf_index = 0
+        self.append_due = False
         self.uncommitted_bytes = 0
         self._uncommitted_first = 0
         self._heartbeat_elapsed = 0
@@ -167,7 +169,7 @@ class Raft:
         self._uncommitted_first = last + 1
         self.note(f"is the leader, from {last + 1}")
         self.log.append([Entry(self.term, last + 1)])
-        leader.broadcast_append(self)
+        self.append_due = True
 
     def follow(self, leader: int) -> None:
         """A leader of the present term spoke."""
@@ -203,6 +205,7 @@ class Raft:
         ticks = self.config.election_ticks
         self.election_timeout = ticks + self.config.jitter(ticks)
         self.transferee = NONE
+        self.append_due = False
         self.reads.clear()
         # What the last leader confirmed is true, but who waits for it may have given up with it.
         self.read_states = []
@@ -324,13 +327,9 @@ class Raft:
             return conf
         if self.transferee != NONE and not tracker.is_voter(self.transferee):
             self.transferee = NONE
-        if leader.maybe_commit(self):
-            # The quorum may have become smaller.
-            leader.broadcast_append(self)
-        else:
-            for peer, its in progress.items():
-                if peer != self.id:
-                    leader.send_append(self, peer, its, even_empty=False)
+        # The quorum may have become smaller, and who is new has everything to receive.
+        self.append_due = True
+        leader.maybe_commit(self)
         read_index.recheck(self)
         return conf
 

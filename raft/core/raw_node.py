@@ -104,9 +104,7 @@ class RawNode:
         if raft.role == Role.LEADER:
             leader.propose_data(raft, data)
         else:
-            follower.forward_proposal(
-                raft, [Entry(0, 0, EntryType.NORMAL, each) for each in data], raft.id
-            )
+            follower.forward_proposal(raft, [Entry(0, 0, EntryType.NORMAL, each) for each in data])
 
     def propose_conf_change(self, data: bytes) -> None:
         """`data` is an encoded ConfChange. ProposalDropped as with `propose()`, or not decodable.
@@ -118,7 +116,7 @@ class RawNode:
         if raft.role == Role.LEADER:
             leader.propose_entries(raft, entries)
         else:
-            follower.forward_proposal(raft, entries, raft.id)
+            follower.forward_proposal(raft, entries)
 
     def apply_conf_change(self, change: ConfChange) -> ConfState:
         """To be called when the entry with `change` is applied, before any later entry is.
@@ -168,6 +166,7 @@ class RawNode:
             or raft.after_append
             or raft.read_states
             or raft.reads.due
+            or raft.append_due
             or raft.log.unstable.has_next()
             or raft.log.has_next_committed()
             or raft.soft_state() != self._soft_state
@@ -177,9 +176,7 @@ class RawNode:
     def ready(self) -> Ready:
         """Everything that came up since the last one."""
         raft = self.raft
-        if raft.reads.due:
-            # One round for all the reads that arrived in between.
-            leader.broadcast_heartbeat(raft)
+        leader.flush(raft)
         snapshot, entries = raft.log.unstable.take()
         committed = raft.log.take_committed()
         if committed:
