@@ -1,0 +1,128 @@
+"""Sizes, leftovers, swallowed errors, links, and words that have no place here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.tidy.source import PACKAGES, ROOT, Module, files, modules
+
+FILE_LINES_MAX = 700
+FUNCTION_LINES_MAX = 70
+TEST_FUNCTION_LINES_MAX = 90
+METHODS_MAX = 40
+
+OURS = modules(*PACKAGES, "tests")
+TEXTS = [path for path in files() if path.suffix not in {".png", ".ico", ".db", ".snap"}]
+DOCUMENTS = [path for path in files() if path.suffix == ".md"]
+
+# Split, so that this file does not contain what it looks for.
+LEFTOVER = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
+FOREIGN_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w|\.\./share" r"d\b")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def is_test(module: Module) -> bool:
+    return module.path.parts[0] == "tests"
+
+
+def lines_of(node: Function) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def oversized(module: Module) -> Iterator[str]:
+    count = len((ROOT / module.path).read_text().splitlines())
+    if count > FILE_LINES_MAX:
+        yield f"{module.path} has {count} lines"
+    limit = TEST_FUNCTION_LINES_MAX if is_test(module) else FUNCTION_LINES_MAX
+    for node in ast.walk(module.tree):
+        if isinstance(node, Function) and lines_of(node) > limit:
+            yield f"{module.path}:{node.lineno}: {node.name} has {lines_of(node)} lines"
+        if isinstance(node, ast.ClassDef):
+            methods = sum(isinstance(item, Function) for item in node.body)
+            if methods > METHODS_MAX:
+                yield f"{module.path}:{node.lineno}: {node.name} has {methods} methods"
+
+
+def test_sizes() -> None:
+    assert [fault for module in OURS for fault in oversized(module)] == []
+
+
+def test_every_file_says_what_it_is() -> None:
+    silent = [
+        str(module.path)
+        for module in OURS
+        if module.tree.body and not is_test(module) and not ast.get_docstring(module.tree)
+    ]
+    assert silent == []
+
+
+def swallowed(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        where = f"{module.path}:{node.lineno}"
+        if node.type is None:
+            yield f"{where}: except without a type"
+        broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+        if broad and all(isinstance(item, ast.Pass | ast.Continue) for item in node.body):
+            yield f"{where}: swallows every exception"
+
+
+def test_no_error_is_swallowed() -> None:
+    assert [fault for module in OURS for fault in swallowed(module)] == []
+
+
+def test_every_test_claims_something() -> None:
+    """A test without an assertion, an expected error or a call that checks, tests nothing."""
+    idle = [
+        f"{module.path}:{node.lineno}: {node.name}"
+        for module in OURS
+        if is_test(module)
+        for node in ast.walk(module.tree)
+        if isinstance(node, Function)
+        and node.name.startswith("test_")
+        and not any(claims(item) for item in ast.walk(node))
+    ]
+    assert idle == []
+
+
+def claims(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func).rpartition(".")[2]
+        return bool(re.match(r"raises|fail|check|assert|wait|expect|run_", name))
+    return isinstance(node, ast.Assert)
+
+
+def test_words() -> None:
+    faults = []
+    for path in TEXTS:
+        text = (ROOT / path).read_text(errors="replace")
+        for pattern in (LEFTOVER, FOREIGN_PATH):
+            faults += [f"{path}: {found}" for found in pattern.findall(text)]
+    assert faults == []
+
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
+NAMED = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|toml|sh|txt|yml))`")
+
+
+def broken_links(path: Path) -> Iterator[str]:
+    text = (ROOT / path).read_text()
+    named = [link for link in LINK.findall(text) if "://" not in link] + NAMED.findall(text)
+    for name in named:
+        if not (ROOT / name).exists() and not (ROOT / path.parent / name).exists():
+            yield f"{path}: there is no {name}"
+
+
+def test_links() -> None:
+    assert [fault for path in DOCUMENTS for fault in broken_links(path)] == []
+
+
+def test_the_license_and_its_name_agree() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert "Apache-2.0" in (ROOT / "pyproject.toml").read_text()
