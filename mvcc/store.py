@@ -242,9 +242,8 @@ class Store:
         scheduled = _meta(source, SCHEDULED_COMPACTED_REV)
         finished = _meta(source, FINISHED_COMPACTED_REV)
         self.backend, self.index, self.leases = source, index, leases
-        # The newest revision may have been a tombstone whose row the compaction has deleted
-        # already: the rows alone would let the revision fall, and a revision would be given out
-        # twice.
+        # The rows alone could let the revision fall, and one be given out twice, where a compaction
+        # took the newest row: a tombstone at the compacted revision, under etcd's older rule.
         self.current_rev = max(FIRST_REV, last.main, scheduled, finished)
         self.compact_rev = max(scheduled, finished)
         self.finished_compact_rev = finished

@@ -203,7 +203,7 @@ class TreeIndex:
             if entry.vanishes(bound):
                 del self.entries[entry.key]
                 self.gone.remove(entry.key)
-            elif entry.starts_dead_at(revision):
+            elif main == revision and entry.starts_dead_at(revision):
                 self.journal.keep(revision, entry)
         return dead
 
