@@ -101,10 +101,10 @@ class WalWriter(Protocol):
 class Snapshots(Protocol):
     """Where received snapshot files rest (`raft.snapshotter`)."""
 
-    def begin(self, index: int, term: int, size: int) -> SnapshotSink:
+    def begin(self, snapshot: Snapshot, size: int) -> SnapshotSink:
         """RaftError or OSError when there is no room."""
 
-    def path_of(self, index: int) -> str: ...
+    def path(self, snapshot: Snapshot) -> str: ...
 
     def purge(self, keep: int) -> None:
         """Remove all complete files but the newest. Blocking."""
@@ -395,7 +395,7 @@ class RaftDriver:
             size,
             message.sender,
         )
-        return self._snapshots.begin(snapshot.index, snapshot.term, size)
+        return self._snapshots.begin(snapshot, size)
 
     async def serve(self, sender: int, kind: int, body: bytes) -> bytes:
         """Questions of peers are the server's."""
@@ -574,7 +574,7 @@ class RaftDriver:
 
     async def _install(self, snapshot: Snapshot) -> None:
         log.info("installing a snapshot of index %d", snapshot.index)
-        await self._machine.install_snapshot(snapshot, self._snapshots.path_of(snapshot.index))
+        await self._machine.install_snapshot(snapshot, self._snapshots.path(snapshot))
         await self._loop.run_in_executor(None, self._snapshots.purge, 1)
         self._installing = False
         self.applied_index = self._marker = snapshot.index

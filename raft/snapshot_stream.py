@@ -100,7 +100,7 @@ async def receive_snapshot(
     try:
         message, size = await _read_header(reader, sender, to, size_max)
         sink = receiver.begin_snapshot(message, size)
-        await _read_file(reader, sink, pool)
+        await _read_file(reader, sink, size, pool)
     except (OSError, EOFError, FrameError, RaftError) as error:
         why = str(error) or type(error).__name__
         writer.write(pack_frame(FrameType.SNAPSHOT_RESULT, b"\x00" + why.encode()))
@@ -128,20 +128,34 @@ async def _read_header(
 
 
 async def _read_file(
-    reader: asyncio.StreamReader, sink: SnapshotSink, pool: Executor | None
+    reader: asyncio.StreamReader, sink: SnapshotSink, size: int, pool: Executor | None
 ) -> None:
     """Chunks into the sink until the end frame; the sink is finished or aborted on return."""
     loop = asyncio.get_running_loop()
+    digest = hashlib.sha256()
+    received = 0
     finished = False
+
+    def write(chunk: bytes) -> None:
+        digest.update(chunk)
+        sink.write(chunk)
+
     try:
         while True:
             kind, body = await _read_frame(reader, CHUNK_BYTES + 1, IDLE_SECONDS)
             if kind != FrameType.SNAPSHOT_CHUNK:
                 break
-            await loop.run_in_executor(pool, sink.write, body)
+            received += len(body)
+            if received > size:
+                raise FrameError(f"more than the {size} bytes that were announced")
+            await loop.run_in_executor(pool, write, body)
         if kind != FrameType.SNAPSHOT_END:
             raise FrameError(f"an unexpected frame of type {kind}")
-        await loop.run_in_executor(pool, sink.finish, body)
+        if received != size:
+            raise FrameError(f"{received} bytes came, {size} were announced")
+        if body != digest.digest():
+            raise FrameError("the checksum is not the sender's")
+        await loop.run_in_executor(pool, sink.finish)
         finished = True
     finally:
         if not finished:

@@ -47,9 +47,8 @@ class SnapshotSink(Protocol):
     def write(self, chunk: bytes) -> None:
         """Append to the temporary file. Blocking."""
 
-    def finish(self, digest: bytes) -> object:
-        """All bytes came; `digest` is the sender's SHA-256. RaftError when length or digest differ.
-        Blocking; the file is durable on return."""
+    def finish(self) -> None:
+        """The bytes are whole. Blocking; the file is durable under its name on return."""
 
     def abort(self) -> None:
         """Remove what write() left, if it is still there. Blocking; also after a failed write or

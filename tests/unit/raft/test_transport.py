@@ -37,7 +37,7 @@ class Refusing(RaftError):
 
 
 class Sink:
-    """Keeps what it is given in memory; checks the digest as the real one does."""
+    """Keeps what it is given in memory."""
 
     def __init__(self, owner: Recorder) -> None:
         self.owner = owner
@@ -49,11 +49,8 @@ class Sink:
             raise OSError(28, "No space left on device")
         self.data += chunk
 
-    def finish(self, digest: bytes) -> str:
-        if hashlib.sha256(self.data).digest() != digest:
-            raise Refusing("the checksum is not the sender's")
+    def finish(self) -> None:
         self.ended = "finished"
-        return "path"
 
     def abort(self) -> None:
         self.ended = "aborted"
@@ -637,7 +634,8 @@ END = pack_frame(FrameType.SNAPSHOT_END, hashlib.sha256(b"data").digest())
     ("frames", "words"),
     [
         ((header(4), CHUNK, pack_frame(FrameType.SNAPSHOT_END, bytes(32))), b"checksum"),
-        ((header(4), CHUNK, CHUNK, END), b"checksum"),
+        ((header(4), CHUNK, CHUNK, END), b"more than the 4 bytes"),
+        ((header(9), CHUNK, END), b"4 bytes came, 9 were announced"),
         ((header(4), pack_frame(FrameType.MESSAGE, b"")), b"unexpected frame"),
         ((header(4), b"\x7f\xff\xff\xff\x09"), b"at most"),
         ((CHUNK,), b"where the header should be"),
