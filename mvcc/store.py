@@ -17,7 +17,8 @@ from .schema import FINISHED_COMPACTED_REV, SCHEDULED_COMPACTED_REV, decode_int,
 from .tree_index import TreeIndex
 from .txn import DEFAULT_OPTIONS, SLICE_KEYS, ReadTxn, WriteTxn, decode_rows
 
-RESTORE_ROWS = 10_000
+RESTORE_ROWS = 1000
+"""Rows a step of restore() handles: about 3 ms, as a member that installs a snapshot still serves."""
 FIRST_REV = 1
 """The revision of an empty store; its first write is 2."""
 NEVER_COMPACTED = -1
