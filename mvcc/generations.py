@@ -158,6 +158,7 @@ class Generations:
         generation holds data: none of these is left by a crash, and guessing could lose a database.
         """
         os.makedirs(self.path, exist_ok=True)
+        sync_path(os.path.dirname(os.path.abspath(self.path)))
         number = self._current()
         if number is None:
             self._refuse_orphans()

@@ -228,11 +228,19 @@ class LmdbBackend:
             row = batch.tables[table].get(key, _MISSING)
             if row is not _MISSING:
                 return row
-        return self._txn.get(key, db=self._generation.tables[table])
+        return self._txn.get(key, None, self._generation.tables[table])
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        get = self.get
-        return [get(table, key) for key in keys]
+        found: dict[bytes, bytes | None] = {}
+        for batch in (*self._closed, self._open):
+            rows = batch.tables[table]
+            if rows:
+                found.update((key, rows[key]) for key in keys if key in rows)
+        missing = [key for key in keys if key not in found] if found else keys
+        if missing:
+            with self._txn.cursor(self._generation.tables[table]) as cursor:
+                found.update(cursor.getmulti(missing))
+        return [found.get(key) for key in keys]
 
     def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """As the protocol says; looks at every overlay key of the table."""
@@ -309,8 +317,8 @@ class LmdbBackend:
         if self._rebuilds:
             busy = BackendFailed(self._generations.path, f"{self._rebuilds[0].name} is under way")
             self._post(partial(done, busy))
-            return
-        self._rebuild(Rebuild("defrag", "", done))
+        else:
+            self._rebuild(Rebuild("defrag", "", done))
 
     def install(self, source: str | os.PathLike[str], done: Outcome) -> None:
         """Replace everything by the database in the file `source` (which is gone afterwards).
@@ -323,8 +331,12 @@ class LmdbBackend:
         self._rebuild(Rebuild("install", os.fspath(source), done))
 
     def _rebuild(self, rebuild: Rebuild) -> None:
-        self._rebuilds.append(rebuild)
-        self._writer.submit(rebuild)
+        if self._dead or self._ended:
+            stopped = BackendFailed(self._generations.path, "it writes no more")
+            self._post(partial(rebuild.done, stopped))
+        else:
+            self._rebuilds.append(rebuild)
+            self._writer.submit(rebuild)
 
     def close(self) -> None:
         """Write and sync what is complete, end the thread; blocks. Nothing is called back then.
@@ -412,3 +424,5 @@ class LmdbBackend:
         self._dead = True
         if self._on_fatal is not None:
             self._on_fatal(error)
+        for rebuild in self._rebuilds:
+            rebuild.done(error)

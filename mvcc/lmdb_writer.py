@@ -277,20 +277,19 @@ def write_batch(txn: lmdb.Transaction[bytes], generation: Generation, batch: Bat
     for name, rows in batch.tables.items():
         if not rows:
             continue
-        table = generation.tables[name]
         puts = [(key, value) for key, value in rows.items() if value is not None]
-        if puts:
-            with txn.cursor(table) as cursor:
-                _, added = cursor.putmulti(puts, append=name == KEY)
+        with txn.cursor(generation.tables[name]) as cursor:
+            # One call for all of them: row by row the interpreter's lock would change hands each.
+            _, added = cursor.putmulti(puts, append=name == KEY)
             if name == KEY and added != len(puts):
                 raise CorruptionError(
                     f"{len(puts) - added} of {len(puts)} revisions from {puts[0][0].hex()} on"
                     f" (index {batch.index}) are not above the stored ones"
                 )
-        if len(puts) < len(rows):
-            for key, value in rows.items():
-                if value is None:
-                    txn.delete(key, db=table)
+            if len(puts) < len(rows):
+                for key, value in rows.items():
+                    if value is None and cursor.set_key(key):
+                        cursor.delete()
 
 
 def remove(generation: Generation) -> None:

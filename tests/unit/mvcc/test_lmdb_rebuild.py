@@ -231,6 +231,27 @@ def test_failpoints_are_hit_in_order(rig: LmdbRig) -> None:
     assert names_hit == [f"defrag.{step}" for step in steps]
 
 
+def test_failure_of_the_writer_is_told_to_who_waits_for_a_rebuild(
+    rig: LmdbRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once CURRENT may or may not be renamed, nothing is safe to go on with."""
+
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    outcome: list = []
+    monkeypatch.setattr(rig.backend._generations, "switch", fail)
+    rig.backend.defragment(outcome.append)
+    rig.run_until(lambda: outcome)
+    assert isinstance(outcome[0], BackendFailed) and rig.errors == outcome
+    outcome.clear()
+    rig.backend.defragment(outcome.append)
+    rig.backend.install("anything", outcome.append)
+    rig.run_until(lambda: len(outcome) == 2)
+    assert rig.backend.blocked()
+    assert numbers(rig.backend) == list(range(1, 201))
+
+
 # ---- installed snapshots
 
 
