@@ -18,10 +18,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
+from raft.checkpoints import Checkpoints
 from raft.core.conf_change import ConfChange, decode_conf_change, encode_conf_change
 from raft.core.config import Config
 from raft.core.errors import ConfChangeRefused, ProposalDropped, StepRefused
@@ -37,77 +38,16 @@ from raft.core.types import (
     ReadState,
     Role,
     Snapshot,
-    SoftState,
 )
-from raft.transport import CallFailed, SnapshotSink, SnapshotSource, Transport
+from raft.state_machine import Snapshots, StateMachine, WalWriter
+from raft.ticker import Ticker
+from raft.transport import CallFailed, SnapshotSink, Transport
 from raft.wal import WalJob, WalState
+from raft.wal_queue import WalQueue
 
 log = logging.getLogger("esker.raft")
 
-SNAPSHOTS_MAX = 16
-"""Outgoing at a time, one per peer: each holds a copy of the state machine open."""
-TRUNCATE_PAUSE_SECONDS = 30.0
-"""After a snapshot was sent: its receiver must find the entries behind it, or would need another
-one at once."""
 REFUSALS_LOGGED_SECONDS = 10.0
-
-
-class StateMachine(Protocol):
-    """What the committed entries are for. All plain calls on the loop's thread, but the two that
-    move whole states."""
-
-    def apply(self, entries: Sequence[Entry]) -> None:
-        """Execute committed entries, ascending, none twice. A configuration change comes alone, and
-        is to be handed to driver.apply_conf_change() unless the state machine itself refuses it."""
-
-    def apply_blocked(self) -> bool:
-        """True: keep the committed entries; driver.resume() will be called."""
-
-    def admit(self, data: bytes) -> None:
-        """ValueError: a forwarded proposal that apply could not handle; it is refused before it
-        enters the log."""
-
-    def admit_conf_change(self, change: ConfChange) -> None:
-        """ValueError: a forwarded configuration change whose context apply could not handle."""
-
-    def role_changed(self, soft: SoftState, term: int) -> None:
-        """Another leader is known, or this member has another role."""
-
-    def read_ready(self, token: int, index: int) -> None:
-        """The read asked for with `token` is linearizable once `index` is applied."""
-
-    def dropped(self, ids: Sequence[int], error: ProposalDropped) -> None:
-        """Proposals that did not enter the log and never will."""
-
-    async def open_snapshot(self) -> SnapshotSource:
-        """A frozen copy at an index that is durable here; the transport closes it. OSError when
-        there cannot be one now: the peer will be tried again."""
-
-    async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
-        """Replace the state by the file at `path`. No entry is applied meanwhile."""
-
-
-class WalWriter(Protocol):
-    """The thread that owns the WAL (`raft.wal_thread`)."""
-
-    def submit(self, job: WalJob, on_done: Callable[[], None], *, sync: bool) -> None:
-        """Write in order of submission; `on_done` on the loop, in the same order, once it is as
-        durable as asked."""
-
-    def release(self, index: int) -> None:
-        """Let go of segments before `index`, after what was submitted so far."""
-
-
-class Snapshots(Protocol):
-    """Where received snapshot files rest (`raft.snapshotter`)."""
-
-    def begin(self, snapshot: Snapshot, size: int) -> SnapshotSink:
-        """RaftError or OSError when there is no room."""
-
-    def path(self, snapshot: Snapshot) -> str: ...
-
-    def purge(self, keep: int) -> None:
-        """Remove all complete files but the newest. Blocking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +85,8 @@ class DriverCounters(msgspec.Struct):
 class RaftDriver:
     """One member's raft. Not to be used after `on_fatal`.
 
-    `_writing` holds, for each WAL job under way, when it was submitted; oldest first.
-    `_owed` is a hard state whose commit alone moved: it waits for the next job, since it need not
-    be durable. `_committed` is what is to be applied next, in order: entries, or a snapshot to
-    install. `_conf_states` are the configurations by the index at which they were applied,
-    ascending; the first is the one that the newest marker has or had.  marker <= durable_index <=
-    applied_index <= commit_index.
+    `_committed` is what is to be applied next, in order: entries, or a snapshot to install.
+    durable index of the state machine <= applied_index <= commit_index.
     """
 
     def __init__(
@@ -166,6 +102,7 @@ class RaftDriver:
         state_machine: StateMachine,
         on_fatal: Callable[[BaseException], None],
         serve: Callable[[int, int, bytes], Coroutine[Any, Any, bytes]] | None = None,
+        hit: Callable[[str], None] = lambda name: None,
     ) -> None:
         """`applied` and `conf_state` are what the state machine holds durably; `state` is what the
         WAL says.
@@ -194,31 +131,33 @@ class RaftDriver:
         self._config = config
         self._storage = storage
         self._node = RawNode(replace(config.core, applied=applied), storage, log.debug)
-        self._wal = wal
+        self._wal = WalQueue(wal, self.fail)
         self._transport = transport
         self._snapshots = snapshots
         self._machine = state_machine
         self._on_fatal = on_fatal
         self._serve = serve
+        self._hit = hit
         self._loop = asyncio.get_running_loop()
         self._hard_state = state.hard_state
-        self._owed: HardState | None = None
-        self._marker = marker.index
-        self._conf_states = [(applied, conf_state)]
-        self._applying_index = applied
+        self._checkpoints = Checkpoints(
+            storage,
+            marker=marker.index,
+            applied=applied,
+            conf_state=conf_state,
+            snapshot_count=config.snapshot_count,
+            catch_up_entries=config.catch_up_entries,
+            log_bytes_max=config.log_bytes_max,
+            now=self._loop.time,
+        )
+        self._ticker = Ticker(config.tick_seconds, self._tick)
         self._proposals: list[bytes] = []
         self._proposal_ids: list[int] = []
         self._scheduled = False
-        self._writing: deque[float] = deque()
-        self._idle: asyncio.Event = asyncio.Event()
-        self._idle.set()
         self._committed: deque[Sequence[Entry] | Snapshot] = deque()
+        self._applying_index = applied
         self._installing = False
-        self._next_tick = 0.0
-        self._tick_handle: asyncio.TimerHandle | None = None
         self._handed_over_at = 0.0
-        self._sending: set[int] = set()
-        self._truncate_after = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals_log_at = 0.0
         self._running = False
@@ -231,8 +170,7 @@ class RaftDriver:
         timeout."""
         self._running = True
         await self._transport.start(self)
-        self._next_tick = self._loop.time() + self._config.tick_seconds
-        self._tick_handle = self._loop.call_at(self._next_tick, self._tick)
+        self._ticker.start()
         if (
             self.conf_state.voters == (self._config.core.id,)
             and not self.conf_state.voters_outgoing
@@ -243,17 +181,14 @@ class RaftDriver:
     async def stop(self) -> None:
         """Fall silent, and wait until what was handed to the WAL is written. The WAL stays open."""
         self._running = False
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
+        self._ticker.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.stop()
         if not self._failed:
-            if self._owed is not None:
-                self._submit(WalJob(self._owed), lambda: None, sync=True)
-            await self._idle.wait()
+            await self._wal.flush()
 
     def fail(self, error: BaseException) -> None:
         """Something that must not happen has happened: be silent from now on, and say so once."""
@@ -261,9 +196,8 @@ class RaftDriver:
             return
         self._failed = True
         self._running = False
-        self._idle.set()
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
+        self._wal.abandon()
+        self._ticker.stop()
         log.critical("raft stops: %s", error, exc_info=error)
         self._on_fatal(error)
 
@@ -277,12 +211,11 @@ class RaftDriver:
     @property
     def conf_state(self) -> ConfState:
         """The configuration that was applied last."""
-        return self._conf_states[-1][1]
+        return self._checkpoints.conf_state
 
     def conf_state_at(self, index: int) -> ConfState:
         """The configuration as of `index`, which is not before the newest marker."""
-        applied = [conf_state for at, conf_state in self._conf_states if at <= index]
-        return applied[-1] if applied else self._conf_states[0][1]
+        return self._checkpoints.conf_state_at(index)
 
     def status(self) -> Status:
         """The core's own view; not free, so not for every request."""
@@ -309,7 +242,7 @@ class RaftDriver:
         """From within StateMachine.apply(), for the entry being applied. ConfChangeRefused changes
         nothing."""
         conf_state = self._node.apply_conf_change(change)
-        self._conf_states.append((self._applying_index, conf_state))
+        self._checkpoints.reconfigured(self._applying_index, conf_state)
         return conf_state
 
     def read_index(self, token: int) -> None:
@@ -347,6 +280,8 @@ class RaftDriver:
         try:
             if message.type == MessageType.PROPOSE:
                 self._admit(message)
+            elif message.type == MessageType.SNAPSHOT:
+                self._hit("install.after_receive")
             self._node.step(message)
         except StepRefused as refusal:
             self._refused(message, refusal)
@@ -395,6 +330,7 @@ class RaftDriver:
             size,
             message.sender,
         )
+        self._hit("install.before_receive")
         return self._snapshots.begin(snapshot, size)
 
     async def serve(self, sender: int, kind: int, body: bytes) -> bytes:
@@ -482,37 +418,23 @@ class RaftDriver:
     def _write(self, ready: Ready) -> None:
         if not (ready.entries or ready.snapshot is not None or ready.must_sync):
             if ready.hard_state is not None:
-                self._owed = ready.hard_state
-            if not self._writing:
+                self._wal.owe(ready.hard_state)
+            if not self._wal.busy:
                 self._durable(ready)
                 return
         # What has nothing to write still waits for its turn behind what is being written.
-        job = WalJob(ready.hard_state or self._owed, ready.entries, ready.snapshot)
+        job = WalJob(ready.hard_state, ready.entries, ready.snapshot)
         self._submit(job, lambda: self._written(ready), sync=ready.must_sync)
 
-    def _submit(self, job: WalJob, done: Callable[[], None], *, sync: bool) -> None:
-        """Hand a job to the WAL thread. It carries the commit that was owed."""
-        self._owed = None
+    def _submit(self, job: WalJob, on_done: Callable[[], None], *, sync: bool) -> None:
         self.counters.wal_jobs += 1
-        self._writing.append(self._loop.time())
-        self._idle.clear()
-
-        def written() -> None:
-            self._writing.popleft()
-            if not self._writing:
-                self._idle.set()
-            try:
-                done()
-            except Exception as error:
-                self.fail(error)
-
-        self._wal.submit(job, written, sync=sync)
+        self._wal.submit(job, on_done, sync=sync)
 
     def _written(self, ready: Ready) -> None:
         if not self._running:
             return
         self._durable(ready)
-        if self._writing:
+        if self._wal.busy:
             # More will be written in a moment: one Ready for this and for what else this turn
             # brings.
             self._wake()
@@ -577,8 +499,8 @@ class RaftDriver:
         await self._machine.install_snapshot(snapshot, self._snapshots.path(snapshot))
         await self._loop.run_in_executor(None, self._snapshots.purge, 1)
         self._installing = False
-        self.applied_index = self._marker = snapshot.index
-        self._conf_states = [(snapshot.index, snapshot.conf_state)]
+        self.applied_index = snapshot.index
+        self._checkpoints.installed(snapshot)
         self.counters.snapshots_installed += 1
         self._node.applied(snapshot.index)
         self._wal.release(snapshot.index + 1)
@@ -587,53 +509,30 @@ class RaftDriver:
     # -- the log's length
 
     def checkpoint(self, durable_index: int) -> None:
-        """The state machine has everything up to `durable_index` on disk: shorten the logs if it is
-        time."""
+        """The state machine has everything up to `durable_index` on disk: shorten the logs if it
+        is time."""
         if self._installing or not self._running or durable_index > self.applied_index:
             return
-        if self._sending or self._loop.time() < self._truncate_after:
-            long = False
-        else:
-            long = self._storage.size_bytes > self._config.log_bytes_max
-        if durable_index - self._marker >= self._config.snapshot_count or (
-            long and durable_index > self._marker
-        ):
-            self._mark(durable_index)
-        self._truncate(long)
+        marker = self._checkpoints.mark(durable_index)
+        if marker is not None:
+            self._write_marker(marker)
+        self._checkpoints.truncate()
 
-    def _mark(self, index: int) -> None:
-        """From here a restart begins. The marker counts once a hard state has committed its
-        index."""
-        while len(self._conf_states) > 1 and self._conf_states[1][0] <= index:
-            del self._conf_states[0]
-        snapshot = self._storage.create_snapshot(index, self.conf_state_at(index))
-        self._marker = index
+    def _write_marker(self, marker: Snapshot) -> None:
+        """From here a restart begins. It counts once a hard state has committed its index."""
+        index = marker.index
         term, vote, commit = self._hard_state
-        job = WalJob(HardState(term, vote, max(commit, index)), (), snapshot)
+        job = WalJob(HardState(term, vote, max(commit, index)), (), marker)
         self._submit(job, lambda: self._wal.release(index + 1), sync=True)
         log.info("log marked at index %d", index)
-
-    def _truncate(self, long: bool) -> None:
-        """Keep some entries behind the marker, for followers that are a little late."""
-        if self._sending or self._loop.time() < self._truncate_after:
-            return
-        storage = self._storage
-        first, last = storage.first_index(), storage.last_index()
-        keep = self._config.catch_up_entries
-        if long:
-            keep = min(keep, (last - first) // 2)
-        if self._marker - keep >= first:
-            storage.compact(self._marker - keep)
 
     # -- snapshots out
 
     def _send_snapshot(self, message: Message) -> None:
-        member = message.to
-        if member in self._sending or len(self._sending) >= SNAPSHOTS_MAX:
-            self._loop.call_soon(self._report_snapshot, member, False)
-            return
-        self._sending.add(member)
-        self._spawn(self._open_snapshot(message))
+        if self._checkpoints.begin_sending(message.to):
+            self._spawn(self._open_snapshot(message))
+        else:
+            self._loop.call_soon(self._report_snapshot, message.to, False)
 
     async def _open_snapshot(self, message: Message) -> None:
         try:
@@ -653,8 +552,7 @@ class RaftDriver:
 
     def snapshot_sent(self, member: int, ok: bool) -> None:
         """A stream that send_snapshot() began has ended."""
-        self._sending.discard(member)
-        self._truncate_after = self._loop.time() + TRUNCATE_PAUSE_SECONDS
+        self._checkpoints.ended_sending(member)
         self._report_snapshot(member, ok)
 
     def _report_snapshot(self, member: int, ok: bool) -> None:
@@ -664,44 +562,32 @@ class RaftDriver:
 
     # -- the clock
 
-    def _tick(self) -> None:
-        """One tick, and one more if the loop was late. Never a burst: what the others sent
-        meanwhile still waits in the sockets, and a member that was merely busy must not campaign
-        because of it."""
-        if not self._running:
-            return
-        now = self._loop.time()
-        interval = self._config.tick_seconds
-        late = now - self._next_tick > interval
-        self._next_tick = now + interval if late else self._next_tick + interval
-        self._tick_handle = self._loop.call_at(self._next_tick, self._tick)
+    def _tick(self, count: int) -> None:
         try:
-            self.counters.ticks += 1
-            self._node.tick()
-            if late:
-                self.counters.late_ticks += 1
+            for _ in range(count):
                 self._node.tick()
-            self._watch_wal(now)
+            self._watch_wal()
         except Exception as error:
             self.fail(error)
         else:
+            self.counters.ticks += count
+            self.counters.late_ticks += count - 1
             self._wake()
 
-    def _watch_wal(self, now: float) -> None:
+    def _watch_wal(self) -> None:
         """A leader whose disk stalls for an election timeout acknowledges nothing: another should
         lead."""
         timeout = self._config.core.election_ticks * self._config.tick_seconds
-        if not self._writing or now - self._writing[0] < timeout or now < self._handed_over_at:
+        waiting = self._wal.waiting_seconds()
+        now = self._loop.time()
+        if waiting < timeout or now < self._handed_over_at:
             return
         self._handed_over_at = now + timeout
         self.counters.wal_stalls += 1
+        log.warning("the WAL has not answered for %.1f s", waiting)
         target = self.successor() if self.is_leader else NONE
-        log.warning(
-            "the WAL has not answered for %.1f s%s",
-            now - self._writing[0],
-            f", handing leadership to {target:x}" if target else "",
-        )
-        if target:
+        if target != NONE:
+            log.warning("handing leadership to member %x", target)
             self._node.transfer_leader(target)
 
     # -- tasks

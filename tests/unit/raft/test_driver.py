@@ -454,20 +454,6 @@ async def test_machine_without_its_entries_is_refused(applied: int) -> None:
 # -- the clock
 
 
-async def test_late_loop_catches_up_by_one_tick(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
-    driver = node.driver
-    driver._tick_handle.cancel()
-    driver._next_tick -= 100 * NEVER
-    driver._tick()
-    assert (driver.counters.ticks, driver.counters.late_ticks) == (1, 1)
-    assert driver.role == Role.FOLLOWER
-    driver._tick_handle.cancel()
-    driver._next_tick = asyncio.get_running_loop().time() - NEVER / 2
-    driver._tick()
-    assert (driver.counters.ticks, driver.counters.late_ticks) == (2, 1)
-
-
 async def test_leader_with_a_stalled_disk_hands_over(start: Start) -> None:
     node = await lead(start)
     node.wal.write()
@@ -480,9 +466,8 @@ async def test_leader_with_a_stalled_disk_hands_over(start: Start) -> None:
     types(node.transport)
     node.transport.since = {2: 20.0, 3: 10.0}
     assert node.driver.successor() == 3
-    node.driver._writing[0] -= 11 * NEVER
-    node.driver._tick_handle.cancel()
-    node.driver._tick()
+    node.driver._wal._started[0] -= 11 * NEVER
+    node.driver._tick(1)
     await turn()
     assert MessageType.TIMEOUT_NOW in types(node.transport)
     assert node.driver.counters.wal_stalls == 1
@@ -641,7 +626,7 @@ async def test_snapshot_that_cannot_be_opened_is_tried_again(start: Start, tmp_p
     leader.driver.checkpoint(leader.machine.index)
     leader.machine.no_snapshot = True
     leader.network.cut.clear()
-    await eventually(lambda: leader.driver._truncate_after)
+    await eventually(lambda: leader.driver._checkpoints._paused_until)
     leader.machine.no_snapshot = False
     await eventually(lambda: lagging.machine.lines == leader.machine.lines)
 
