@@ -1,20 +1,32 @@
-"""Backend: where revisions and the node's tables are kept. One batch = all effects up to an index, plus that index.
+"""Backend: where revisions and the node's tables are kept.
 
-Writes go to the open batch and are readable at once through the overlay; they become durable together, later.
-`end_entries(index, term)` is the only place where a batch may close, so a batch never holds half an entry. The write-ahead
-log replays what the last commit did not hold, therefore it is kept past `durable_index`.
+One batch holds all effects up to a raft index, and that index. Writes go to the open batch and are
+readable at once through the overlay; they become durable together, later.
+`end_entries(index, term)` is the only place where a batch may close, so a batch never holds half an
+entry. The write-ahead log replays what the last commit did not hold, therefore it is kept past
+`durable_index`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 KEY = "key"
 """The table of revisions: 17-byte keys (18 with the tombstone mark) written in ascending order."""
 META = "meta"
-TABLES = (KEY, META, "lease", "alarm", "members", "members_removed", "cluster", "auth", "auth_users",
-          "auth_roles")
+TABLES = (
+    KEY,
+    META,
+    "lease",
+    "alarm",
+    "members",
+    "members_removed",
+    "cluster",
+    "auth",
+    "auth_users",
+    "auth_roles",
+)
 
 
 class BackendSize(NamedTuple):
@@ -25,12 +37,14 @@ class BackendSize(NamedTuple):
 
 
 class ReadSnapshot(Protocol):
-    """A frozen view of what was durable when it was opened; may be read from another thread; close it soon.
+    """A frozen view of what was durable when it was opened; any one thread may read it.
 
-    An open view pins every page freed after it (section 3 of the engine's contract): it has a budget in seconds.
+    An open view pins every page freed after it, so the file grows: close it soon.
     """
 
-    def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]: ...
+    def range(
+        self, table: str, start: bytes, end: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]: ...
 
     def close(self) -> None: ...
 
@@ -42,7 +56,7 @@ class Backend(Protocol):
     """The raft index whose effects, with all before it, are surely on disk."""
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        """Write one row into the open batch. Rows of KEY come in ascending order and are never overwritten."""
+        """Write one row. Rows of KEY come in ascending order and are never overwritten."""
 
     def delete(self, table: str, key: bytes) -> None:
         """Remove one row; a missing row is not an error."""
@@ -57,10 +71,10 @@ class Backend(Protocol):
         """As get, in the order of the keys, over one view."""
 
     def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end, ascending, at most `limit` (0: all); the open batch merged in."""
+        """Rows with start <= key < end, ascending, at most `limit` (0: all), as get sees them."""
 
     def end_entries(self, index: int, term: int) -> None:
-        """Entries up to `index` are wholly in the batch: note it, and close the batch if it is due."""
+        """Entries up to `index` are wholly in the batch: note it, close the batch if it is due."""
 
     def force_commit(self, done: Callable[[], None] | None = None) -> None:
         """Close the batch now; `done` runs on the loop once everything up to here is on disk."""
@@ -77,9 +91,3 @@ class Backend(Protocol):
         """A view of the last commit (call force_commit first for the present)."""
 
     def close(self) -> None: ...
-
-
-class RowSource(Protocol):
-    """Rows of the key table in slices: what restore and hash read from."""
-
-    def __call__(self, start: bytes) -> Iterator[tuple[bytes, bytes]]: ...

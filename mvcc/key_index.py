@@ -90,9 +90,7 @@ class KeyIndex(msgspec.Struct, gc=False):
         return self._live(self._count_until(revision) - 1)
 
     def before(self, main: int, sub: int) -> Revision | None:
-        """The state that the change (main, sub) of this key replaced; None: it did not exist, or is
-        compacted.
-        """
+        """The state that the change (main, sub) replaced; None: none did exist, or is left."""
         if (main, sub) == (self.main, self.sub):
             return self._live(self._past_len() - 1)
         for i in range(self._past_len() - 1, 0, -1):
@@ -125,9 +123,7 @@ class KeyIndex(msgspec.Struct, gc=False):
         return not self.created and self.main < revision
 
     def keep(self, revision: int) -> Revision | None:
-        """The one revision at or below `revision` that compact(revision) keeps: at(revision), or a
-        tombstone there.
-        """
+        """What compact(revision) keeps at or below it: at(revision), or a tombstone there."""
         if self.main <= revision:
             return None if self.vanishes(revision) else Revision(self.main, self.sub)
         count = self._count_until(revision)
@@ -147,9 +143,7 @@ class KeyIndex(msgspec.Struct, gc=False):
         return list(found.values())
 
     def generations(self) -> list[list[Revision]]:
-        """The lives, oldest first; the last is empty when the key is deleted. For inspection:
-        builds objects.
-        """
+        """The lives, oldest first; the last is empty when the key is deleted. For inspection."""
         lives: list[list[Revision]] = [[]]
         for i in range(self._past_len()):
             main, mark = self._past_at(i)
@@ -160,9 +154,7 @@ class KeyIndex(msgspec.Struct, gc=False):
         return lives if self.created else [*lives, []]
 
     def starts_dead_at(self, revision: int) -> bool:
-        """Whether the oldest revision left is a tombstone of main `revision`: only a later
-        compaction takes it.
-        """
+        """Whether the oldest revision left is a tombstone that compact(revision) had to keep."""
         if self.past:
             main, mark = self._past_at(0)
             return main == revision and bool(mark & 1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class KeyValue(NamedTuple):
-    """One key at one revision. `lease` 0: none. Of a delete only `key` and `mod_revision` are set."""
+    """One key at one revision. `lease` 0: none. A delete sets only `key` and `mod_revision`."""
 
     key: bytes
     value: bytes = b""
@@ -45,7 +45,7 @@ class SortTarget(IntEnum):
 
 
 class RangeOptions(NamedTuple):
-    """How to read [key, range_end): revision <= 0 is now, limit <= 0 is none, 0 switches a bound off."""
+    """How to read a range: revision <= 0 is now, limit <= 0 is none, 0 switches a bound off."""
 
     revision: int = 0
     limit: int = 0
@@ -60,7 +60,10 @@ class RangeOptions(NamedTuple):
 
 
 class RangeResult(NamedTuple):
-    """`revision` is the store's current one, also for a read of the past; `count` ignores limit and filters."""
+    """`revision` is the store's current one, also for a read of the past.
+
+    `count` ignores limit and filters.
+    """
 
     kvs: list[KeyValue]
     count: int  # type: ignore[assignment]

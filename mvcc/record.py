@@ -45,12 +45,8 @@ def decode_head(row: bytes) -> Head:
     >>> decode_head(encode_put(2, 1, 7, b"key", b"value"))
     Head(create_revision=2, version=1, lease=7, key=b'key')
     """
-    if len(row) >= _HEAD.size:
-        format_, create_revision, version, lease, key_bytes = _HEAD.unpack_from(row)
-        end = _HEAD.size + key_bytes
-        if format_ == FORMAT and end <= len(row):
-            return Head(create_revision, version, lease, row[_HEAD.size : end])
-    raise CorruptionError(f"not the row of a put: {len(row)} bytes, {row[:32].hex()}")
+    create_revision, version, lease, end = _head(row)
+    return Head(create_revision, version, lease, row[_HEAD.size : end])
 
 
 def decode_put(mod_revision: int, row: bytes) -> KeyValue:
@@ -58,9 +54,18 @@ def decode_put(mod_revision: int, row: bytes) -> KeyValue:
     >>> decode_put(3, encode_put(2, 2, 0, b"key", b"value")).value
     b'value'
     """
-    head = decode_head(row)
-    value = row[_HEAD.size + len(head.key) :]
-    return KeyValue(head.key, value, head.create_revision, mod_revision, head.version, head.lease)
+    create_revision, version, lease, end = _head(row)
+    return KeyValue(row[_HEAD.size : end], row[end:], create_revision, mod_revision, version, lease)
+
+
+def _head(row: bytes) -> tuple[int, int, int, int]:
+    """(create revision, version, lease, offset of the value)"""
+    if len(row) >= _HEAD.size:
+        format_, create_revision, version, lease, key_bytes = _HEAD.unpack_from(row)
+        end = _HEAD.size + key_bytes
+        if format_ == FORMAT and end <= len(row):
+            return create_revision, version, lease, end
+    raise CorruptionError(f"not the row of a put: {len(row)} bytes, {row[:32].hex()}")
 
 
 def decode_event(key: bytes, row: bytes) -> Event:

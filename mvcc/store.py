@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .backend import KEY, META, Backend, ReadSnapshot
@@ -11,14 +11,14 @@ from .errors import Compacted, CorruptionError, FutureRevision
 from .hash_kv import SLICE_ROWS, HashKV, hash_rows
 from .key_index import KeyIndex
 from .kv import Event, KeyValue, RangeOptions, RangeResult
-from .record import decode_event, decode_head
+from .record import decode_event, decode_head, decode_put
 from .revision import Revision, decode_row_key, first_row_key, is_tombstone, row_key
 from .schema import FINISHED_COMPACTED_REV, SCHEDULED_COMPACTED_REV, decode_int, encode_int
 from .tree_index import TreeIndex
-from .txn import DEFAULT_OPTIONS, SLICE_KEYS, ReadTxn, WriteTxn, decode_rows
+from .txn import DEFAULT_OPTIONS, SLICE_KEYS, ReadTxn, WriteTxn
 
 RESTORE_ROWS = 1000
-"""Rows a step of restore() handles: about 3 ms, as a member that installs a snapshot still serves."""
+"""Rows a step of restore() handles: about 3 ms, a member that installs a snapshot still serves."""
 FIRST_REV = 1
 """The revision of an empty store; its first write is 2."""
 NEVER_COMPACTED = -1
@@ -86,11 +86,9 @@ class Store:
         *,
         slice_keys: int = SLICE_KEYS,
     ) -> Iterator[RangeResult | None]:
-        """As range at the revision of this call: yields None between slices of keys, and the result
-        last.
+        """As range, at the revision of this call; yields None between slices, the result last.
 
-        Writes and compactions may come between steps; a step raises Compacted when the revision is
-        gone.
+        Writes and compactions may come between steps; Compacted when one took the revision.
         """
         return ReadTxn(self, self.current_rev).range_steps(
             key, range_end, options, slice_keys=slice_keys
@@ -101,22 +99,26 @@ class Store:
         return ReadTxn(self, self.current_rev).get(key)
 
     def check_revision(self, revision: int) -> int:
-        """The revision that a read of `revision` (<= 0: now) would be at; Compacted,
-        FutureRevision.
-        """
+        """Where a read of `revision` (<= 0: now) would be; Compacted, FutureRevision."""
         return ReadTxn(self, self.current_rev).check_revision(revision)
 
-    def read(self, revision: Revision) -> KeyValue:
+    def read(self, revision: tuple[int, int]) -> KeyValue:
         """The put recorded at a revision the index names."""
-        return self.read_many([revision])[0]
+        main, sub = revision
+        row = self.backend.get(KEY, row_key(main, sub))
+        if row is None:
+            raise CorruptionError(f"no row for revision {main}.{sub}")
+        return decode_put(main, row)
 
-    def read_many(self, revisions: list[Revision]) -> list[KeyValue]:
+    def read_many(self, revisions: Sequence[tuple[int, int]]) -> list[KeyValue]:
         """The puts recorded at these revisions, in this order."""
-        return self.read_rows([row_key(main, sub) for main, sub in revisions])
-
-    def read_rows(self, rows: list[bytes]) -> list[KeyValue]:
-        """As read_many, by row keys."""
-        return decode_rows(rows, self.backend.get_many(KEY, rows))
+        rows = self.backend.get_many(KEY, [row_key(main, sub) for main, sub in revisions])
+        kvs = []
+        for (main, sub), row in zip(revisions, rows, strict=True):
+            if row is None:
+                raise CorruptionError(f"no row for revision {main}.{sub}")
+            kvs.append(decode_put(main, row))
+        return kvs
 
     def read_before(self, key: bytes, change: Revision) -> KeyValue | None:
         """What the change at this revision replaced; None when the key did not exist, or that is
@@ -218,8 +220,7 @@ class Store:
     # Restoring
 
     def restore(self, backend: Backend | None = None) -> Iterator[None]:
-        """Build the index from the rows of the backend (of a new one, after a snapshot); a step per
-        10,000 rows.
+        """Build the index from the rows of the backend (of a new one, after a snapshot), in steps.
 
         Until the last step the store stays as it was. Leases of keys are in `leases` afterwards,
         the unfinished compaction in pending_compaction(). CorruptionError.

@@ -16,7 +16,7 @@ from itertools import islice
 from sortedcontainers import SortedList
 
 from .key_index import KeyIndex
-from .revision import row_key
+from .revision import Revision
 
 _INT64 = struct.Struct("=q")
 _WIDTH = _INT64.size
@@ -71,9 +71,7 @@ class Journal:
         self._kept.append((main, entry))
 
     def take(self, revision: int, limit: int) -> list[tuple[int, KeyIndex]]:
-        """Remove and return at most `limit` visits that are due at `revision`, oldest first; []
-        when none is left.
-        """
+        """Remove and return at most `limit` visits due at `revision`, oldest first."""
         if self._kept and self._kept[0][0] < revision:
             due = [visit for visit in self._kept[:limit] if visit[0] < revision]
             del self._kept[: len(due)]
@@ -160,23 +158,22 @@ class TreeIndex:
 
     def past(
         self, span: Span, revision: int, limit: int | None
-    ) -> tuple[list[bytes], bytes | None]:
-        """Row keys of the keys alive at `revision` among the next `limit` keys, and where to go on
-        (None: done).
+    ) -> tuple[list[Revision], bytes | None]:
+        """States at `revision` of those of the next `limit` keys that were alive; the next start.
+
+        The start is None when the span is done.
         """
-        rows: list[bytes] = []
+        states: list[Revision] = []
         seen = 0
         key = b""
         for key in islice(self._keys(span), limit):
             seen += 1
             found = self.entries[key].at(revision)
             if found is not None:
-                rows.append(row_key(found.main, found.sub))
-        return rows, key + b"\x00" if seen == limit else None
+                states.append(found)
+        return states, key + b"\x00" if seen == limit else None
 
     def _keys(self, span: Span) -> Iterator[bytes]:
-        if span.single:
-            return iter([span.start] if span.start in self.entries else [])
         if span.empty:
             return iter([])
         live = self.live.irange(span.start, span.end, (True, False))
@@ -184,12 +181,10 @@ class TreeIndex:
         return merge(live, gone)
 
     def compact(self, revision: int, visits: int) -> list[bytes] | None:
-        """Compact the next `visits` journal entries for compact(revision); their dead row keys,
-        None when none is left.
+        """Make the next `visits` visits of compact(revision): the dead row keys; None: no visit left.
 
-        Entries were noted in revision order, so each visit finds a row or two. Visiting (main,
-        entry) compacts that key only up to main + 1: compactions compose, and the rest follows with
-        the key's next visits.
+        Visits come in revision order, so each finds a row or two. Visiting (main, entry) compacts
+        that key only up to main + 1: compactions compose, its later visits do the rest.
         """
         due = self.journal.take(revision, visits)
         if not due:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backend import KEY
-from .errors import Compacted, CorruptionError, FutureRevision
+from .errors import Compacted, FutureRevision
 from .kv import Event, EventType, KeyValue, RangeOptions, RangeResult, SortOrder, SortTarget
-from .record import decode_put, encode_put
-from .revision import Revision, decode_row_key, row_key, tombstone_key
+from .record import encode_put
+from .revision import Revision, row_key, tombstone_key
 from .tree_index import Span
 
 if TYPE_CHECKING:
@@ -51,12 +51,14 @@ class ReadTxn:
         entry = self._store.index.get(key)
         if entry is None:
             return None
-        return self._store.read(Revision(entry.main, entry.sub))
+        return self._store.read((entry.main, entry.sub))
 
     def range(
         self, key: bytes, range_end: bytes = b"", options: RangeOptions = DEFAULT_OPTIONS
     ) -> RangeResult:
         """All at once; see Store.range."""
+        if not range_end:
+            return self._point(key, options)
         for result in self.range_steps(key, range_end, options, slice_keys=None):
             if result is not None:
                 return result
@@ -70,9 +72,10 @@ class ReadTxn:
         *,
         slice_keys: int | None = SLICE_KEYS,
     ) -> Iterator[RangeResult | None]:
-        """As range: yields None after each slice of keys, the result last. Any step may raise
-        Compacted.
-        """
+        """As range; yields None between slices of keys, the result last. Compacted at any step."""
+        if not range_end:
+            yield self._point(key, options)
+            return
         revision = self.check_revision(options.revision)
         span = Span(key, range_end)
         present = revision >= self._store.index.modified
@@ -96,14 +99,13 @@ class ReadTxn:
             if present and revision >= self._store.index.modified:
                 limit = _least(slice_keys, room)
                 part = self._read_present(rest, options, limit)
-                cursor = part[-1].key + b"\x00" if part and len(part) == limit else None
-                found += len(part)
+                cursor = part[-1].key + b"\x00" if len(part) == limit else None
             else:
-                rows, cursor = self._store.index.past(rest, revision, slice_keys)
-                found += len(rows)
-                part = self._read_rows(rows if room is None else rows[:room], options)
+                revisions, cursor = self._store.index.past(rest, revision, slice_keys)
+                found += len(revisions)
+                part = self._read(revisions if room is None else revisions[:room], options)
             kvs += _filter(part, options) if _filters(options) else part
-            rest = None if cursor is None or span.single else _rest(span, cursor)
+            rest = None if cursor is None else _rest(span, cursor)
         yield _finish(kvs, total if present else found, options, self.revision)
 
     def check_revision(self, revision: int) -> int:
@@ -126,13 +128,29 @@ class ReadTxn:
             return [
                 KeyValue(e.key, b"", e.created, e.main, e.version, lease_of(e.key)) for e in entries
             ]
-        return self._store.read_rows([row_key(e.main, e.sub) for e in entries])
+        return self._store.read_many([(e.main, e.sub) for e in entries])
 
-    def _read_rows(self, rows: list[bytes], options: RangeOptions) -> list[KeyValue]:
-        kvs = self._store.read_rows(rows)
+    def _read(self, revisions: list[Revision], options: RangeOptions) -> list[KeyValue]:
+        kvs = self._store.read_many(revisions)
         if options.keys_only and options.sort_target != SortTarget.VALUE:
             return [kv._replace(value=b"") for kv in kvs]
         return kvs
+
+    def _point(self, key: bytes, options: RangeOptions) -> RangeResult:
+        """A range of one key: nothing to sort or cut."""
+        revision = self.check_revision(options.revision)
+        entry = self._store.index.entries.get(key)
+        found = None if entry is None else entry.at(revision)
+        if found is None:
+            return RangeResult([], 0, False, self.revision)
+        if options.count_only:
+            return RangeResult([], 1, False, self.revision)
+        kvs = [self._store.read(found)]
+        if options != DEFAULT_OPTIONS:
+            kvs = _filter(kvs, options)
+            if options.keys_only:
+                kvs = [kv._replace(value=b"") for kv in kvs]
+        return RangeResult(kvs, 1, False, self.revision)
 
 
 class WriteTxn(ReadTxn):
@@ -184,9 +202,7 @@ class WriteTxn(ReadTxn):
         return deleted
 
     def changes(self, prev_kv: bool = False) -> list[Event]:
-        """The changes so far, in order; with `prev_kv` each one's state before (read from the
-        backend).
-        """
+        """The changes so far, in order; with `prev_kv` what each replaced, read back."""
         events = []
         for sub, fields in enumerate(self._trail):
             kv = KeyValue(*fields)
@@ -280,14 +296,3 @@ def _rest(span: Span, cursor: bytes) -> Span | None:
     if span.end is not None and span.end <= cursor:
         return None
     return Span(cursor, b"\x00" if span.end is None else span.end)
-
-
-def decode_rows(rows: list[bytes], records: list[bytes | None]) -> list[KeyValue]:
-    """Records of put rows; CorruptionError when the index names a row that is not there."""
-    kvs = []
-    for key, record in zip(rows, records, strict=True):
-        revision = decode_row_key(key)
-        if record is None:
-            raise CorruptionError(f"no row for revision {revision.main}.{revision.sub}")
-        kvs.append(decode_put(revision.main, record))
-    return kvs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mvcc.key_index import KeyIndex
-from mvcc.revision import row_key, tombstone_key
+from mvcc.revision import Revision, row_key, tombstone_key
 from mvcc.tree_index import Journal, Span, TreeIndex
 
 ALL = Span(b"\0", b"\0")
@@ -51,11 +51,10 @@ def test_count(key, end, count):
 
 def test_the_past_is_walked_in_slices_over_live_and_gone():
     index = index_of("b", "a", "c", "-a", "c")
-    rows, cursor = index.past(ALL, 4, 2)
-    assert (rows, cursor) == ([row_key(3, 0), row_key(2, 0)], b"b\0")
-    assert index.past(Span(cursor, b"\0"), 4, 2) == ([row_key(4, 0)], None)
-    assert index.past(Span(b"a", b""), 4, None) == ([row_key(3, 0)], None)
-    assert index.past(Span(b"x", b""), 4, None) == ([], None)
+    states, cursor = index.past(ALL, 4, 2)
+    assert (states, cursor) == ([Revision(3, 0), Revision(2, 0)], b"b\0")
+    assert index.past(Span(cursor, b"\0"), 4, 2) == ([Revision(4, 0)], None)
+    assert index.past(Span(b"a", b"b"), 4, None) == ([Revision(3, 0)], None)
     assert index.past(Span(b"b", b"a"), 4, None) == ([], None)
 
 

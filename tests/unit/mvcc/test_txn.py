@@ -251,8 +251,23 @@ def test_a_compaction_between_steps_refuses_the_rest(store):
 def test_a_row_the_index_names_but_the_backend_lost_is_corruption(store):
     put(store, b"k", b"v")
     store.backend.delete("key", row_key(2, 0))
-    with pytest.raises(CorruptionError):
-        store.range(b"k")
+    for end in (b"", b"\0"):
+        with pytest.raises(CorruptionError):
+            store.range(b"k", end)
+
+
+def test_options_on_one_key(store):
+    put(store, b"k", b"1", 7)
+    put(store, b"k", b"2")
+    found = KeyValue(b"k", b"1", 2, 2, 1, 7)
+    options = RangeOptions(revision=2)
+    assert store.range(b"k", b"", options) == ([found], 1, False, 3)
+    assert list(store.range_steps(b"k", b"", options)) == [([found], 1, False, 3)]
+    short = store.range(b"k", b"", options._replace(keys_only=True, limit=1))
+    assert short == ([found._replace(value=b"")], 1, False, 3)
+    assert store.range(b"k", b"", options._replace(count_only=True)) == ([], 1, False, 3)
+    assert store.range(b"k", b"", options._replace(min_mod_revision=3)) == ([], 1, False, 3)
+    assert store.range(b"k", b"", RangeOptions(revision=1)) == ([], 0, False, 3)
 
 
 # Writing
