@@ -23,8 +23,12 @@ KNOWS = {
 }
 """Package: what of ours it may import. The longest matching name rules."""
 
-EXCEPTIONS = {("node.ctl.snapshot", "node.restore")}
-"""`eskerctl snapshot restore` writes a data directory, and so needs the server's layout."""
+EXCEPTIONS = {
+    # `snapshot restore` writes a data directory, and so needs the server's layout.
+    ("node.ctl.snapshot", "node.restore"),
+    # The names of the places to die at are an interface for tests.
+    ("tests.cluster.test_failpoints", "node.failpoint"),
+}
 
 ABOVE_API = ("node.__main__", "node.member", "node.metrics", "node.api")
 """Who may know `node.api`: what composes a member, and the metrics that count its calls."""

@@ -1,0 +1,50 @@
+# One command each; `make` lists them. All of them work in a virtual environment of the tree's own.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo run check format test slow bench docker clean
+
+help:
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## start three members, write through one, read from another, stop
+	$(BIN)/esker local --demo
+
+run: $(READY) ## run three members until Ctrl-C; their data is kept in data/
+	$(BIN)/esker local
+
+check: $(READY) ## what a change must pass: format, lint, types, house rules, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow" -n 2
+
+format: $(READY) ## rewrite the source in its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(READY) ## all tests, the slow ones too
+	$(BIN)/python -m pytest -q -m "not slow" -n 2
+	$(BIN)/python -m pytest -q -m slow
+
+slow: $(READY) ## only the tests that start processes or take long
+	$(BIN)/python -m pytest -q -m slow
+
+bench: $(READY) ## our own measurements, each with its environment
+	for file in tests/bench/bench_*.py; do \
+		$(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; \
+	done
+
+docker: ## build the image, run three containers, stop one, read from another
+	tests/docker/run.sh
+
+clean: ## remove what the commands above made, but no data
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# The image and the compose file, really built and run: put through one container, stop it, read from
+# another, bring it back. Says "skipped: ..." and succeeds where there is nothing to run it with.
+#
+# The base image is made here from Debian's own packages; like any company's base image it carries this
+# machine's pip settings and certificates, so that the build installs from wherever this machine does.
+set -eu
+cd "$(dirname "$0")/../.."
+
+BASE=esker-test-base:bookworm
+PROJECT=esker-test-$$
+HEALTHY_SECONDS=120
+
+skip() {
+    echo "skipped: $1"
+    exit 0
+}
+
+docker info >/dev/null 2>&1 || skip "no Docker engine"
+if docker compose version >/dev/null 2>&1; then
+    compose() { docker compose -p "$PROJECT" "$@"; }
+elif command -v docker-compose >/dev/null; then
+    compose() { docker-compose -p "$PROJECT" "$@"; }
+else
+    skip "no docker-compose"
+fi
+
+make_base() {
+    local root=$1
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" >"$root.log" 2>&1 ||
+        { tail -n 5 "$root.log"; return 1; }
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+    if [ -f /etc/pip.conf ]; then cp /etc/pip.conf "$root/etc/pip.conf"; fi
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    tar -C "$root" -c . | docker import - "$BASE" >/dev/null
+}
+
+if ! docker image inspect "$BASE" >/dev/null 2>&1; then
+    command -v debootstrap >/dev/null || skip "no debootstrap to make a base image with"
+    [ "$(id -u)" = 0 ] || skip "debootstrap needs root"
+    scratch=$(mktemp -d)
+    make_base "$scratch/root" || { rm -rf "$scratch"; exit 1; }
+    rm -rf "$scratch"
+fi
+
+export BASE_IMAGE=$BASE ESKER_IMAGE=esker-test BUILD_NETWORK=host
+# Port 0: whichever is free. The checks run inside the containers.
+export N1_PORT=127.0.0.1:0 N2_PORT=127.0.0.1:0 N3_PORT=127.0.0.1:0
+
+end() {
+    status=$?
+    [ "$status" -eq 0 ] || compose logs --tail=40 || true
+    compose down -v --remove-orphans >/dev/null 2>&1 || true
+    docker image rm -f "$ESKER_IMAGE" >/dev/null 2>&1 || true
+    exit "$status"
+}
+trap end EXIT
+
+ctl() { # ctl MEMBER ARGUMENTS...: eskerctl inside a member's container
+    local member=$1
+    shift
+    compose exec -T "$member" eskerctl "$@"
+}
+
+expect() { # expect TEXT COMMAND...: what a command must print
+    local expected=$1 got
+    shift
+    got=$("$@")
+    if [ "$got" != "$expected" ]; then
+        echo "expected '$expected', got '$got' from: $*"
+        return 1
+    fi
+}
+
+health() { docker inspect --format '{{.State.Health.Status}}' "$(compose ps -q "$1")"; }
+
+wait_healthy() {
+    local deadline=$((SECONDS + HEALTHY_SECONDS)) member
+    for member in "$@"; do
+        until [ "$(health "$member")" = healthy ]; do
+            if [ "$SECONDS" -ge "$deadline" ]; then
+                echo "$member is not healthy after $HEALTHY_SECONDS s"
+                return 1
+            fi
+            sleep 1
+        done
+    done
+}
+
+echo "building the image"
+compose build --quiet n1
+compose up -d --no-build
+wait_healthy n1 n2 n3
+echo "three members are healthy"
+
+expect OK ctl n1 put color red
+expect red ctl n3 get color --print-value-only
+compose stop n1
+expect red ctl n2 get color --print-value-only
+expect OK ctl n3 put color blue
+echo "n1 is stopped; n2 reads, n3 writes"
+
+compose start n1
+wait_healthy n1
+expect blue ctl n1 get color --print-value-only
+compose restart
+wait_healthy n1 n2 n3
+expect blue ctl n2 get color --print-value-only
+expect "esker" compose exec -T n1 id -un
+echo "n1 is back; all were restarted; nothing is lost"
