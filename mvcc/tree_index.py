@@ -181,7 +181,7 @@ class TreeIndex:
         return merge(live, gone)
 
     def compact(self, revision: int, visits: int) -> list[bytes] | None:
-        """Make the next `visits` visits of compact(revision): the dead row keys; None: no visit left.
+        """Make the next `visits` visits of compact(revision): dead row keys, None when all is done.
 
         Visits come in revision order, so each finds a row or two. Visiting (main, entry) compacts
         that key only up to main + 1: compactions compose, its later visits do the rest.
