@@ -236,6 +236,38 @@ def test_row_put_and_deleted_in_one_batch_leaves_nothing(rig: LmdbRig) -> None:
     assert rig.backend.range(KEY, b"", END, 0) == [(row(2), b"v")]
 
 
+def test_the_newest_of_several_waiting_batches_counts(folder: Path) -> None:
+    rig = LmdbRig(folder, batch_ops=1)
+    gate = rig.gate(BEFORE_COMMIT)
+    for index in (1, 2, 3):
+        rig.backend.put(LEASE, b"a", b"%d" % index)
+        rig.backend.end_entries(index, 1)
+        gate.wait_reached()
+        assert rig.backend.get(LEASE, b"a") == b"%d" % index
+        assert rig.backend.get_many(LEASE, [b"a"]) == [b"%d" % index]
+    assert len(rig.backend._closed) == 3
+    gate.open.set()
+    rig.settle()
+    assert rig.backend.get(LEASE, b"a") == b"3"
+    rig.kill(BEFORE_COMMIT)
+    assert rig.backend.applied() == (3, 1)
+    assert rig.backend.get(LEASE, b"a") == b"3"
+    rig.close()
+
+
+def test_batches_that_waited_share_a_transaction(folder: Path) -> None:
+    reports: list = []
+    rig = LmdbRig(folder, batch_ops=1, on_commit=reports.append)
+    gate = rig.gate(BEFORE_COMMIT)
+    put_entries(rig.backend, 1, 1)
+    gate.wait_reached()
+    put_entries(rig.backend, 2, 3)
+    gate.open.set()
+    rig.settle()
+    assert [(report.batches, report.applied_index) for report in reports] == [(1, 1), (2, 3)]
+    rig.close()
+
+
 # ---- back-pressure
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from mvcc import lmdb_backend, lmdb_writer
+from mvcc import generations, lmdb_backend, lmdb_writer
 from mvcc.backend import KEY
 from mvcc.errors import BackendFailed
 from mvcc.generations import check
@@ -229,6 +230,34 @@ def test_failpoints_are_hit_in_order(rig: LmdbRig) -> None:
     names_hit = [name for name in rig.hits if name.startswith("defrag.")]
     steps = ("before_copy", "after_copy", "before_current", "after_current")
     assert names_hit == [f"defrag.{step}" for step in steps]
+
+
+@pytest.mark.parametrize("name", ["defrag", "install"])
+def test_every_file_is_synced_before_the_next_step(
+    rig: LmdbRig, received: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    sync = generations.sync_path
+
+    def sync_noted(path: str) -> None:
+        sync(path)
+        rig.hits.append(f"sync {os.path.basename(path)}")
+
+    monkeypatch.setattr(generations, "sync_path", sync_noted)
+    monkeypatch.setattr(lmdb_writer, "sync_path", sync_noted)
+    rig.hits.clear()
+    start = rig.backend.defragment
+    if name == "install":
+        start = partial(rig.backend.install, received)
+    assert rig.rebuild(start) is None
+    steps = [hit for hit in rig.hits if hit not in {"defrag.before_copy", "defrag.after_copy"}]
+    assert steps == [
+        "sync backend",  # the name of the new directory
+        "sync data.mdb",
+        "sync 00000002",
+        f"{name}.before_current",
+        "sync backend",  # the new CURRENT
+        f"{name}.after_current",
+    ]
 
 
 def test_failure_of_the_writer_is_told_to_who_waits_for_a_rebuild(
