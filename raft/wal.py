@@ -202,7 +202,7 @@ class Wal:
             if name.endswith(".tmp"):
                 self._disk.remove(self._join(name))
         self._segments = replay.segments
-        self._hard_state = state.hard_state
+        self._hard_state = replay.hard_state
         self._last_index = replay.last_index
         self._marker = state.snapshot.index
         self._crc = replay.crc
@@ -356,11 +356,12 @@ class Wal:
         assert self._file is not None
         start = max(self._zeroed, self._position)
         self._zeroed = _write_zeros(self._file, start, self._size)
-        self._synced = True
+        self._sync()
 
     def _zero_next(self) -> None:
         assert self._next_file is not None
         self._next_zeroed = _write_zeros(self._next_file, self._next_zeroed, self._segment_bytes)
+        self._next_file.sync_data()
 
     def _make_next(self) -> None:
         path = self._join(_NEXT)
@@ -412,6 +413,8 @@ class Wal:
         first = [segment.first_index for segment in self._segments]
         holding = max((at for at in range(len(first)) if first[at] <= index), default=0)
         dead = self._segments[: max(0, holding - 1)]
+        if dead and not self._synced:
+            self._sync()  # the marker that makes them dispensable, and the hard state it counts by
         for segment in dead:
             self._disk.remove(self._join(segment.name))
             self._segments.remove(segment)
@@ -424,9 +427,7 @@ class Wal:
 
 def _write_zeros(file: DiskFile, start: int, end: int) -> int:
     end = min(end, start + len(_ZEROS))
-    if start < end:
-        file.write_at(start, _ZEROS[: end - start])
-        file.sync_data()
+    file.write_at(start, _ZEROS[: end - start])
     return end
 
 

@@ -160,6 +160,9 @@ class Replay:
             return
         at = marker.index - self.entries[0].index
         if at < -1:
+            # Headless: the entries between were released, so a later marker covers them, or an
+            # overwrite from further back comes. Otherwise the gap is found at the end.
+            self.snapshot = marker
             return
         same = at == -1 or (at < len(self.entries) and self.entries[at].term == marker.term)
         self.entries = self.entries[at + 1 :] if same else []
