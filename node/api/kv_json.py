@@ -218,7 +218,7 @@ def _txn(twin: _Txn) -> TxnRequest:
 
 
 def _decoder(twin: type, message: type, convert: Callable[[Any], Any]) -> Callable[[bytes], Any]:
-    decode_twin = msgspec.json.Decoder(twin).decode
+    decode_twin: Callable[[bytes], Any] = msgspec.json.Decoder(twin).decode
     tolerant = json_codec.decode
 
     def decode(body: bytes) -> Any:

@@ -143,7 +143,7 @@ _ENUMS: dict[tuple[type, str], type[IntEnum]] = {
     (AlarmRequest, "alarm"): AlarmType,
     (Alarm, "alarm"): AlarmType,
 }
-_UNSIGNED = {
+_UNSIGNED: dict[tuple[type, str], Kind] = {
     (AlarmRequest, "memberID"): Kind.UINT64,
     (MoveLeaderRequest, "targetID"): Kind.UINT64,
     (HashResponse, "hash"): Kind.UINT32,
