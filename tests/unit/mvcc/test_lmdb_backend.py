@@ -312,6 +312,23 @@ def test_aged_batch_grows_while_two_wait(rig: LmdbRig) -> None:
     assert rig.backend.durable_index == 5
 
 
+def test_large_batch_is_freed_in_slices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_backend, "SWEEP_ROWS", 100)
+    rig = LmdbRig(folder)
+    put_entries(rig.backend, 1, 250)
+    rig.backend.put(LEASE, b"a", b"1")
+    rig.backend.end_entries(251, 1)
+    rows = rig.backend._open.tables[KEY]
+    rig.flush()
+    assert len(rows) == 150
+    rig.posts.get()()
+    assert len(rows) == 50
+    rig.posts.get()()
+    assert len(rows) == 0 and rig.posts.empty()
+    assert len(rig.backend.range(KEY, b"", END, 0)) == 250
+    rig.close()
+
+
 # ---- errors of the writer
 
 
