@@ -29,7 +29,9 @@ def hup(raft: Raft, *, forced: bool = False) -> None:
 
 
 def promotable(raft: Raft) -> bool:
-    return raft.tracker.is_voter(raft.id) and raft.log.unstable.snapshot is None
+    """A voter, and no snapshot waits to be durable and applied: only then its conf holds."""
+    pending = raft.restoring or raft.log.unstable.snapshot is not None
+    return raft.tracker.is_voter(raft.id) and not pending
 
 
 def unapplied_conf_change(raft: Raft) -> bool:

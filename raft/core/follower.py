@@ -56,7 +56,7 @@ def _restore(raft: Raft, snapshot: Snapshot) -> bool:
         log.commit_to(snapshot.index)
         return False
     log.restore(snapshot)
-    raft.restore_conf_state(snapshot.conf_state)
+    raft.restoring.append(snapshot)
     raft.note(f"restores the snapshot of {snapshot.index}, term {snapshot.term}")
     return True
 

@@ -218,9 +218,7 @@ class RaftLog:
         self.unstable.stable_to(index, term)
 
     def stable_snapshot(self, index: int) -> None:
-        """Whoever continues after a durable snapshot needs nothing before it."""
-        if self.unstable.stable_snapshot(index):
-            self.applied_to(index)
+        self.unstable.stable_snapshot(index)
 
     def check_invariants(self) -> None:
         assert self.applied <= self.applying <= self.committed <= self.last_index()

@@ -11,6 +11,7 @@ this file assigns role, term and vote.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from raft.core import election, follower, leader, read_index
@@ -21,7 +22,7 @@ from raft.core.log import RaftLog
 from raft.core.message import Message, MessageType
 from raft.core.storage import Storage, payload_bytes
 from raft.core.tracker import Tracker
-from raft.core.types import NONE, ConfState, Entry, HardState, ReadState, Role, SoftState
+from raft.core.types import NONE, ConfState, Entry, HardState, ReadState, Role, Snapshot, SoftState
 
 Logger = Callable[[str], None]
 """Takes one line about what the core does; never called per message in the good case."""
@@ -87,6 +88,7 @@ class Raft:
     append_due          (leader) the next Ready carries appends: there is news for the peers
     pending_conf_index  (leader) until it is applied no configuration change enters the log
     uncommitted_bytes   (leader) data of its own entries that were not handed out as committed yet
+    restoring           snapshots that replaced the log and are not applied yet, ascending
     messages            to send at once
     after_append        to send once everything accepted before them is durable
     """
@@ -102,6 +104,7 @@ class Raft:
         self.tracker.restore(conf_state, self.log.last_index() + 1)
         self.reads = read_index.ReadQueue()
         self.read_states: list[ReadState] = []
+        self.restoring: deque[Snapshot] = deque()
         self.messages: list[Message] = []
         self.after_append: list[Message] = []
         self.term = hard_state.term
@@ -305,10 +308,6 @@ class Raft:
 
     # --- configuration
 
-    def restore_conf_state(self, conf: ConfState) -> None:
-        """The configuration of a snapshot that replaces the log."""
-        self.tracker.restore(conf, self.log.last_index() + 1)
-
     def apply_conf_change(self, change: ConfChange) -> ConfState:
         """The entry with `change` is applied. ConfChangeRefused leaves everything as it was."""
         tracker = self.tracker
@@ -342,7 +341,15 @@ class Raft:
             self.uncommitted_bytes -= payload_bytes(own)
 
     def applied_to(self, index: int) -> None:
+        """The configuration of a snapshot, too, takes effect when it is applied.
+
+        Entries from before it may still be applied meanwhile, and bring changes of the old one.
+        """
         self.log.applied_to(index)
+        while self.restoring and self.restoring[0].index <= index:
+            assert self.role == Role.FOLLOWER, f"a {self.role.name} restores a snapshot"
+            conf = self.restoring.popleft().conf_state
+            self.tracker.restore(conf, self.log.last_index() + 1)
         leader.maybe_auto_leave(self)
 
     def check_invariants(self) -> None:

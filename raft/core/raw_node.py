@@ -230,7 +230,8 @@ class RawNode:
             election.own_vote_durable(raft)
 
     def applied(self, index: int) -> None:
-        """The state machine holds everything up to `index`, which was handed out as committed."""
+        """The state machine holds everything up to `index`: an entry handed out as committed, or a
+        snapshot that it has installed, whose configuration takes effect now."""
         self.raft.applied_to(index)
 
     def status(self) -> Status:

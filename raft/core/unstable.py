@@ -75,13 +75,11 @@ class Unstable:
         del self.entries[: position + 1]
         self.offset = index + 1
 
-    def stable_snapshot(self, index: int) -> bool:
-        """The snapshot of `index` is durable; False when it is not the one waited for."""
-        if self.snapshot is None or self.snapshot.index != index:
-            return False
-        self.snapshot = None
-        self.snapshot_taken = False
-        return True
+    def stable_snapshot(self, index: int) -> None:
+        """The snapshot of `index` is durable; ignored when a later one has replaced it."""
+        if self.snapshot is not None and self.snapshot.index == index:
+            self.snapshot = None
+            self.snapshot_taken = False
 
     def check_invariants(self) -> None:
         assert self.offset <= self.taken <= self.offset + len(self.entries)

@@ -57,7 +57,7 @@ class Node:
         self.storage = storage
         self.core = RawNode(config, storage, note.append)
         self.writes: deque[Write] = deque()
-        self.to_apply: deque[Entry] = deque()
+        self.to_apply: deque[Entry | Snapshot] = deque()
         self.conf_state = storage.initial_state()[1]
         self.applied = config.applied
 
@@ -306,8 +306,7 @@ class RaftEnv:
         if ready.snapshot is not None:
             assert not ready.committed, "a snapshot is applied before anything after it"
             node.storage.apply_snapshot(ready.snapshot)
-            node.conf_state = ready.snapshot.conf_state
-            node.applied = ready.snapshot.index
+            node.to_apply.append(ready.snapshot)
         node.storage.append(ready.entries)
         if ready.hard_state is not None:
             node.storage.set_hard_state(ready.hard_state)
@@ -329,6 +328,10 @@ class RaftEnv:
         node = self.nodes[member]
         while node.to_apply:
             entry = node.to_apply.popleft()
+            if isinstance(entry, Snapshot):
+                node.applied, node.conf_state = entry.index, entry.conf_state
+                node.core.applied(node.applied)
+                continue
             assert entry.index == node.applied + 1, f"{entry.index} after {node.applied}"
             seen = self.history.setdefault(entry.index, describe_entry(entry))
             assert seen == describe_entry(entry), f"{member} applies {entry}, another {seen}"
