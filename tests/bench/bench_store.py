@@ -79,6 +79,7 @@ def index_alone(count: int) -> tuple[float, float]:
         index.put(key, main, 0)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    del keys
     start = perf_counter()
     gc.collect()
     return used / count, perf_counter() - start

@@ -167,6 +167,33 @@ def test_a_step_deletes_at_most_its_limit_and_the_last_one_something():
     assert job.deleted == 18
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
+def test_the_last_dead_row_goes_together_with_the_finished_mark(limit):
+    """One batch holds both: a finished compaction has no row left, an unfinished one has some."""
+    store = Store(MemoryBackend())
+    for _ in range(7):
+        put(store, b"k")
+    job = store.compact(8)
+    while not job.step(limit):
+        assert len(rows(store.backend)) > 1
+        assert store.backend.get(META, FINISHED_COMPACTED_REV) is None
+    assert rows(store.backend) == ["8"]
+
+
+def test_a_key_written_and_deleted_in_one_txn():
+    store = Store(MemoryBackend())
+    put(store, b"k")
+    txn = store.write()
+    txn.put(b"k", b"")
+    txn.delete_range(b"k")
+    txn.end()
+    put(store, b"other")
+    drive(store.compact(4))
+    assert rows(store.backend) == ["4"]
+    put(store, b"k")
+    store.check_invariants()
+
+
 def test_a_compaction_visits_what_changed_not_what_there_is():
     store = Store(MemoryBackend())
     put(store, *(b"%04d" % i for i in range(500)))

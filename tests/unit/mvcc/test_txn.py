@@ -311,7 +311,8 @@ def test_a_read_of_the_store_inside_a_txn_sees_the_state_before(store):
     txn = store.write()
     txn.put(b"a", b"new")
     txn.delete_range(b"a")
-    assert store.range(b"a").kvs == [KeyValue(b"a", b"old", 2, 2, 1, 0)]
+    for end in (b"", b"\0"):
+        assert store.range(b"a", end) == ([KeyValue(b"a", b"old", 2, 2, 1, 0)], 1, False, 2)
     txn.end()
     assert store.range(b"a").kvs == []
 
