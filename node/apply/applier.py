@@ -135,6 +135,9 @@ class Applier:
             return self._execute[type(request)](request)
         except _REFUSED as refusal:
             return refusal
+        except Exception as error:
+            error.add_note(f"while applying entry {index} of term {term}: {type(request).__name__}")
+            raise
 
     def apply_conf_change(
         self, context: bytes, advance: Callable[[bool], ConfState]
@@ -144,7 +147,7 @@ class Applier:
 
         A change that the membership forbids still reaches raft, as one that changes nothing.
         Without context (raft leaving a joint configuration by itself) only the configuration is
-        kept.
+        kept. What `advance` raises leaves the rows as they were.
         """
         self._hit("apply.before_entry")
         if not context:

@@ -13,6 +13,7 @@ from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import KeyValue
 from mvcc.memory_backend import MemoryBackend
 from node.apply import errors
+from node.apply.checks import check
 from node.apply.quota import PUT_OVERHEAD_BYTES, cost, puts_something
 from node.apply.requests import (
     AlarmRequest,
@@ -231,7 +232,7 @@ def outcome(result: object) -> object:
     return type(result) if isinstance(result, Exception) else result
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(txns, txns, st.integers(0, 6)), max_size=10), st.booleans())
 def test_txns_do_what_the_model_does(steps: list[TxnRequest | int], decoded: bool) -> None:
     """An integer is a compaction at that revision."""
@@ -243,7 +244,7 @@ def test_txns_do_what_the_model_does(steps: list[TxnRequest | int], decoded: boo
         if isinstance(step, int):
             if not isinstance(machine.apply(CompactionRequest(step)), Exception):
                 model.compacted = step
-                machine.jobs.pop().step(1000)
+                finish(machine)
         else:
             assert outcome(machine.apply(step, decoded=decoded)) == model.run(step)
         machine.check()
@@ -269,7 +270,7 @@ def paths(request: TxnRequest) -> list[list[PutRequest]]:
     return ways
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(txns)
 def test_a_txn_costs_as_its_dearest_way_laid_out_flat(request: TxnRequest) -> None:
     flat = [TxnRequest(success=[RequestOp(request_put=p) for p in way]) for way in paths(request)]
@@ -278,6 +279,29 @@ def test_a_txn_costs_as_its_dearest_way_laid_out_flat(request: TxnRequest) -> No
         sum(PUT_OVERHEAD_BYTES + len(p.key) + len(p.value) for p in way) for way in paths(request)
     )
     assert puts_something(request) == (cost(request) > 0)
+
+
+# -- keys written twice
+
+SHORT_KEYS = st.binary(min_size=1, max_size=2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(SHORT_KEYS, st.binary(max_size=2)), max_size=6), SHORT_KEYS)
+def test_a_put_meets_a_delete_as_the_ranges_one_by_one_say(
+    spans: list[tuple[bytes, bytes]], key: bytes
+) -> None:
+    request = TxnRequest(
+        success=[RequestOp(request_delete_range=DeleteRangeRequest(*span)) for span in spans]
+        + [RequestOp(request_put=PutRequest(key))]
+    )
+    meets = any(key == start if not end else start <= key < end for start, end in spans)
+    try:
+        check(request)
+    except errors.DuplicateKey:
+        assert meets
+    else:
+        assert not meets
 
 
 # -- equal logs on unlike members
@@ -290,10 +314,8 @@ def entries_of(log: list[Request]) -> list[bytes]:
 
 def finish(machine: Machine) -> None:
     """Step every compaction to its end."""
-    for job in machine.jobs:
-        while not job.finished and not job.step(2):
-            pass
-    machine.jobs.clear()
+    while machine.jobs:
+        machine.step_compaction(2)
 
 
 def state_of(machine: Machine) -> tuple[object, ...]:
@@ -309,7 +331,7 @@ def state_of(machine: Machine) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(logs, st.randoms(use_true_random=False))
 def test_members_that_flush_and_step_differently_stay_equal(log: list[Request], random) -> None:  # type: ignore[no-untyped-def]
     """One proposed everything and does everything at once; the other decodes, lags, restarts."""
@@ -321,10 +343,8 @@ def test_members_that_flush_and_step_differently_stay_equal(log: list[Request], 
         assert outcome(lazy.entry(index, data)) == outcome(expected)
         if random.random() < 0.3:
             lazy.backend.commit()
-            pending = lazy.jobs and lazy.jobs[0]
-            if pending and random.random() < 0.5:
-                pending.step(random.randint(1, 3))
-                lazy.jobs[:] = [job for job in lazy.jobs if not job.finished]
+            if lazy.jobs and random.random() < 0.5:
+                lazy.step_compaction(random.randint(1, 3))
         if random.random() < 0.2:
             lazy.backend.commit()
             lazy = restarted(lazy)

@@ -6,6 +6,7 @@ import pytest
 
 from mvcc.errors import Compacted, CorruptionError, FutureRevision
 from mvcc.kv import KeyValue
+from mvcc.memory_backend import MemoryBackend
 from node.apply import errors
 from node.apply.members import ChangeKind, MemberChange, encode_change, first_members
 from node.apply.requests import (
@@ -37,6 +38,7 @@ from node.apply.responses import (
     PutResponse,
     TxnResponse,
 )
+from raft.core.errors import ConfChangeRefused
 from raft.core.types import ConfState
 
 from .apply_fixture import Machine, put_op, refused
@@ -273,8 +275,9 @@ def test_an_error_of_ours_leaves_apply(machine: Machine, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(machine.store, "read_many", broken)
     machine.put(b"a")
-    with pytest.raises(CorruptionError):
+    with pytest.raises(CorruptionError) as caught:
         machine.apply(DeleteRangeRequest(b"a", prev_kv=True))
+    assert caught.value.__notes__ == ["while applying entry 2 of term 1: DeleteRangeRequest"]
 
 
 def test_bytes_of_another_version_stop_the_node(machine: Machine) -> None:
@@ -329,6 +332,69 @@ def test_leaving_a_joint_configuration_keeps_only_the_configuration(machine: Mac
     assert machine.applier.apply_conf_change(b"", lambda accepted: moved) is None
     machine.members.restore()
     assert machine.members.conf_state == moved
+
+
+def test_what_raft_refuses_leaves_the_rows_as_they_were(machine: Machine) -> None:
+    _, second = a_cluster(machine)
+
+    def advance(accepted: bool) -> ConfState:
+        raise ConfChangeRefused("a joint configuration is not left yet")
+
+    context = encode_change(MemberChange(1, ChangeKind.REMOVE, second))
+    with pytest.raises(ConfChangeRefused):
+        machine.applier.apply_conf_change(context, advance)
+    assert machine.members.get(second.ID) == second
+
+
+def apply_change(machine: Machine, index: int, change: MemberChange) -> None:
+    """As a server does it, with a raft that does what it is told."""
+    if index <= machine.backend.applied()[0]:
+        return
+    members = machine.members
+
+    def advance(accepted: bool) -> ConfState:
+        voters, learners = set(members.conf_state.voters), set(members.conf_state.learners)
+        if accepted:
+            voters.discard(change.member.ID)
+            learners.discard(change.member.ID)
+            if change.kind != ChangeKind.REMOVE:
+                (learners if change.member.isLearner else voters).add(change.member.ID)
+        return ConfState(tuple(sorted(voters)), tuple(sorted(learners)))
+
+    machine.applier.apply_conf_change(encode_change(change), advance)
+    machine.backend.end_entries(index, 1)
+
+
+def test_membership_replayed_from_every_commit_is_the_same() -> None:
+    """Replay once assumed that a member was in another store too, and starts failed on it."""
+    learner = Member(100, "l", ["http://l:1"], isLearner=True)
+    voter = Member(200, "v", ["http://v:1"])
+    changes = [
+        MemberChange(2, ChangeKind.ADD, learner),
+        MemberChange(3, ChangeKind.ADD, voter),
+        MemberChange(4, ChangeKind.ADD, voter),
+        MemberChange(5, ChangeKind.PROMOTE, Member(100)),
+        MemberChange(6, ChangeKind.REMOVE, Member(200)),
+        MemberChange(7, ChangeKind.REMOVE, Member(200)),
+    ]
+    for committed in range(1, len(changes) + 1):
+        machine = Machine(MemoryBackend(hold=True))
+        first = a_cluster(machine)
+        machine.backend.end_entries(1, 1)
+        for index, change in enumerate(changes, 2):
+            if index == committed + 1:
+                machine.backend.commit()
+            apply_change(machine, index, change)
+        again = Machine(machine.backend.crash())
+        for index, change in enumerate(changes, 2):
+            apply_change(again, index, change)
+        assert again.members.list() == machine.members.list()
+        assert again.members.conf_state == machine.members.conf_state
+        assert [member.ID for member in again.members.list()] == sorted(
+            [100, *(member.ID for member in first)]
+        )
+        assert again.members.is_voter(100)
+        again.check()
 
 
 def test_members_publish_and_move(machine: Machine) -> None:
