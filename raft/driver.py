@@ -110,18 +110,7 @@ class RaftDriver:
         ValueError when the state machine is behind the WAL's marker, or ahead of its last entry:
         entries are missing.
         """
-        storage = MemoryStorage()
-        marker = state.snapshot
-        last = state.entries[-1].index if state.entries else marker.index
-        if not marker.index <= applied <= last:
-            raise ValueError(
-                f"the state machine is at index {applied}, but the log has {marker.index} to {last}"
-            )
-        # The configuration is the state machine's: later than the marker's where entries were
-        # applied behind it.
-        storage.apply_snapshot(Snapshot(marker.index, marker.term, conf_state))
-        storage.append(state.entries)
-        storage.set_hard_state(state.hard_state)
+        storage = _storage_of(state, applied, conf_state)
         self.leader = NONE
         self.role = Role.FOLLOWER
         self.term = state.hard_state.term
@@ -142,7 +131,7 @@ class RaftDriver:
         self._hard_state = state.hard_state
         self._checkpoints = Checkpoints(
             storage,
-            marker=marker.index,
+            marker=state.snapshot.index,
             applied=applied,
             conf_state=conf_state,
             snapshot_count=config.snapshot_count,
@@ -601,3 +590,20 @@ class RaftDriver:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
+
+
+def _storage_of(state: WalState, applied: int, conf_state: ConfState) -> MemoryStorage:
+    """The log as it stands in memory at the start."""
+    marker = state.snapshot
+    last = state.entries[-1].index if state.entries else marker.index
+    if not marker.index <= applied <= last:
+        raise ValueError(
+            f"the state machine is at index {applied}, but the log has {marker.index} to {last}"
+        )
+    storage = MemoryStorage()
+    # The configuration is the state machine's: later than the marker's where entries were applied
+    # behind it.
+    storage.apply_snapshot(Snapshot(marker.index, marker.term, conf_state))
+    storage.append(state.entries)
+    storage.set_hard_state(state.hard_state)
+    return storage

@@ -46,8 +46,8 @@ log = logging.getLogger("esker.peer")
 HANDSHAKE_SECONDS = 5.0
 """For TCP, TLS and the hello together: several round trips around the world."""
 BACKOFF_SECONDS = (0.1, 2.0)
-"""Between attempts: doubling from the first to the second; a lost connection is dialled again at
-once."""
+"""Between attempts, doubling from the first to the second; a connection that lasted longer than the
+second is dialled again at once."""
 PING_SECONDS = 30.0
 REPORT_SECONDS = 0.1
 """At most one unreachable report per peer in this time: one of them already stops optimistic
@@ -146,9 +146,9 @@ def tune_socket(transport: asyncio.BaseTransport) -> None:
 
 
 def peer_address(transport: asyncio.BaseTransport) -> str:
-    """host:port of the other side, for the log."""
+    """Host of the other side, for the log. Its port says nothing, and would make every line new."""
     address = transport.get_extra_info("peername")
-    return f"{address[0]}:{address[1]}" if address else "unknown address"
+    return str(address[0]) if address else "unknown address"
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
@@ -341,28 +341,42 @@ class Peer:
         """Keep the stream open until cancelled."""
         delay, longest = BACKOFF_SECONDS
         while True:
-            url = self.url
+            opened = None
             try:
-                stream = await self._dial(url)
+                stream = await self._dial(self.url)
+                opened = self._loop.time()
+                await self._use(stream)
             except (OSError, Refused) as error:
-                self.counters.connect_failures += 1
-                text = str(error) or type(error).__name__
-                if not isinstance(error, Refused):
-                    text = f"peer {url} ({self.member:x}) cannot be reached: {text}"
-                elif error.verdict == Verdict.REMOVED_SENDER:
-                    self._told_removed(self.member)
-                self._complaints.warn(text)
-                self._attempts += 1
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, longest)
+                self._failed_to_connect(error)
+            if opened is not None and self._loop.time() - opened >= longest:
+                # It was a good one. One that broke at once may do so again: two processes with
+                # the same member id take each other's place for ever.
+                delay = BACKOFF_SECONDS[0]
                 continue
-            delay = BACKOFF_SECONDS[0]
-            try:
-                self._connected(stream, url)
-                await stream.closed
-            finally:
-                self._disconnected(stream)
-            log.warning("peer %s (%x): connection lost", url, self.member)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
+
+    async def _use(self, stream: DialedStream) -> None:
+        self._stream = stream
+        self.active_since = self._loop.time()
+        self._complaints.clear()
+        log.info("peer %s (%x): connected", self.url, self.member)
+        self._send_ping()
+        try:
+            await stream.closed
+        finally:
+            self._disconnected(stream)
+        log.warning("peer %s (%x): connection lost", self.url, self.member)
+
+    def _failed_to_connect(self, error: OSError | Refused) -> None:
+        self.counters.connect_failures += 1
+        text = str(error) or type(error).__name__
+        if not isinstance(error, Refused):
+            text = f"peer {self.url} ({self.member:x}) cannot be reached: {text}"
+        elif error.verdict == Verdict.REMOVED_SENDER:
+            self._told_removed(self.member)
+        self._complaints.warn(text)
+        self._attempts += 1
 
     async def _dial(self, url: PeerUrl) -> DialedStream:
         """An open stream. OSError (with TimeoutError and TLS errors among them) or Refused."""
@@ -384,13 +398,6 @@ class Peer:
                 stream.transport.abort()
             raise
         return stream
-
-    def _connected(self, stream: DialedStream, url: PeerUrl) -> None:
-        self._stream = stream
-        self.active_since = self._loop.time()
-        self._complaints.clear()
-        log.info("peer %s (%x): connected", url, self.member)
-        self._send_ping()
 
     def _disconnected(self, stream: DialedStream) -> None:
         stream.transport.abort()

@@ -53,7 +53,8 @@ BUFFER_BYTES_MAX = 64 * 1024 * 1024
 signs of life at the peer, so a long queue causes no election; 64 MiB are half a second of a 1
 Gbit/s network."""
 STRANGERS_MAX = 64
-"""Connections that have not said hello; each lives HANDSHAKE_SECONDS at most."""
+"""Connections that have not said hello; each lives HANDSHAKE_SECONDS at most. Those in their TLS
+handshake are not seen here yet, but live no longer."""
 SNAPSHOT_BYTES_MAX = 1 << 40
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Ticker:
-    """Calls `tick(count)` once per interval: count is 1, or 2 when the loop was late by an interval.
+    """Calls `tick(count)` once per interval: 1, or 2 when the loop was late by another interval.
 
     Never a burst: what the other members sent meanwhile still waits in the sockets, and a member
     that was merely busy must not campaign because of it.
