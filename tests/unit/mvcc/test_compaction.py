@@ -168,16 +168,17 @@ def test_a_step_deletes_at_most_its_limit_and_the_last_one_something():
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
-def test_the_last_dead_row_goes_together_with_the_finished_mark(limit):
-    """One batch holds both: a finished compaction has no row left, an unfinished one has some."""
+@pytest.mark.parametrize("changes", [(1,) * 7, (1, 9), (9, 9, 1)])
+def test_the_last_dead_row_goes_together_with_the_finished_mark(changes, limit):
+    """One batch holds both, also when the last visits of the journal find nothing more to do."""
     store = Store(MemoryBackend())
-    for _ in range(7):
-        put(store, b"k")
-    job = store.compact(8)
+    for count in changes:
+        put(store, *[b"k"] * count)
+    job = store.compact(store.current_rev)
     while not job.step(limit):
         assert len(rows(store.backend)) > 1
         assert store.backend.get(META, FINISHED_COMPACTED_REV) is None
-    assert rows(store.backend) == ["8"]
+    assert rows(store.backend) == [str(store.current_rev)]
 
 
 def test_a_key_written_and_deleted_in_one_txn():
