@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 
 import pytest
 
@@ -13,6 +14,7 @@ from mvcc.memory_backend import MemoryBackend
 from mvcc.record import encode_put
 from mvcc.revision import row_key, tombstone_key
 from mvcc.store import Store, StoreStatus
+from tests.unit.mvcc.backends import LmdbRig, MemoryRig, Rig, quick_folder
 
 
 def restored(backend: MemoryBackend) -> Store:
@@ -129,3 +131,46 @@ def test_nothing_per_key_is_seen_by_the_cyclic_collector():
     for entry in store.index.entries.values():
         assert not gc.is_tracked(entry)
         assert not gc.is_tracked(entry.past)
+
+
+def lived_through(rig: Rig, seed: int) -> list[object]:
+    """What a store tells over a random life with restarts, each after everything is on disk."""
+    chance, told = random.Random(seed), []
+    store, job = Store(rig.backend), None
+    for index in range(1, 121):
+        kind = chance.choice("pppppddcssfr")
+        if kind in "pd":
+            txn = store.write()
+            for _ in range(chance.randint(1, 3)):
+                name = b"%d" % chance.randrange(8)
+                if kind == "p":
+                    txn.put(name, b"v" * chance.randrange(40), chance.choice([0, 0, 5]))
+                else:
+                    txn.delete_range(name)
+            txn.end()
+        elif kind == "c" and job is None and store.current_rev > store.compact_rev:
+            job = store.compact(chance.randint(store.compact_rev + 1, store.current_rev))
+        elif kind == "s" and job is not None and job.step(2):
+            job = None
+        store.backend.end_entries(index, 1)
+        if kind in "fr":
+            rig.flush()
+        if kind == "r":
+            rig.reopen()
+            store = restored(rig.backend)
+            job = store.pending_compaction()
+        told.append((store.status(), store.range(b"\0", b"\0"), dict(store.leases)))
+    rig.flush()
+    view = store.backend.snapshot()
+    told.append(list(store.hash_kv(view))[-1])
+    view.close()
+    return [*told, store.backend.range(KEY, b"\0", b"\xff", 0)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_backends_carry_the_same_store(seed):
+    with quick_folder() as folder:
+        rig = LmdbRig(folder)
+        on_disk = lived_through(rig, seed)
+        rig.close()
+    assert on_disk == lived_through(MemoryRig(), seed)
