@@ -14,24 +14,24 @@ deletes as many older rows besides. Lag is what a timer of 5 ms comes late; comm
 one transaction, as the writer reports it.
 
 Measured on 2 cores shared with other work (load 4), CPython 3.11, py-lmdb 3.0, 300-byte rows,
-8000 rows/s asked of the busy loops; three runs, ranges:
+8000 rows/s asked of the busy loops; ranges of three runs (compacting: two):
 
     loop        writer      rows/s          lag p99 ms   commit p50 ms   commit max ms
-    idle        none                          4 .. 23
+    idle        none                          0 .. 23
     idle        thread      226 .. 435 k      5 .. 18     23 .. 27        58 .. 114
     idle        process     238 .. 464 k      5 .. 18     18 .. 30        33 .. 59
     saturated   none                          2 .. 11
     saturated   thread      8 k               2 .. 19      2 .. 6          5 .. 230
-    saturated   process     8 k               5 .. 16      3 .. 6         15 .. 20
+    saturated   process     8 k               5 .. 16      4 .. 6         15 .. 20
     compacting  none                          6 .. 11
     compacting  thread      8 k              12 .. 15      5 .. 7        270 .. 370
     compacting  process     8 k               8 .. 15      3 .. 4         23 .. 35
 
 The thread is kept: both hold the rate, both move far more than raft can feed them, and the lag is
-that of the machine. The thread does lose a race for the lock now and then (one commit in
-fifty takes a quarter of a second, all of it between two rows); two batches may wait and an aged one
-grows meanwhile, so neither apply nor a request notices. In exchange there is no second process to
-start, watch, feed and kill, and a defragmentation is two jobs in one queue.
+that of the machine. In some runs one commit of the thread takes a quarter of a second, all of it in
+writing rows, which the process never does: most likely the race for the lock. Two batches may wait
+and an aged one grows meanwhile, so neither apply nor a request notices. In exchange there is no
+second process to start, watch, feed and kill, and a defragmentation is one more job in one queue.
 """
 
 from __future__ import annotations
