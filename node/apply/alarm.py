@@ -74,9 +74,7 @@ class Alarms:
         return [each]
 
     def deactivate(self, member: int, alarm: int) -> list[Alarm]:
-        """Clear exactly (member, alarm); the answer holds it if it was raised, and is empty
-        otherwise.
-        """
+        """Clear exactly (member, alarm); the answer holds it if it was raised."""
         each = Alarm(member, alarm)
         if each not in self._raised:
             return []
@@ -103,9 +101,7 @@ class Alarms:
 
 
 def grows(request: Request) -> bool:
-    """Whether NOSPACE forbids `request`: a put, a grant, a txn that has a put in any branch, nested
-    or not.
-    """
+    """Whether NOSPACE forbids `request`: a put, a grant, a txn with a put anywhere in it."""
     if isinstance(request, TxnRequest):
         return puts_something(request)
     return isinstance(request, PutRequest | LeaseGrantRequest)

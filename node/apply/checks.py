@@ -1,5 +1,4 @@
-"""Checks that look at a request alone: before it is proposed, and before a forwarded one enters the
-log.
+"""Checks that look at a request alone, before it is proposed or let into the log.
 
 `check` is what the answering member asks of its client; `admit` is what a leader asks of the bytes
 another member forwarded. Apply repeats of them what it could not survive, so that a strange entry
@@ -59,9 +58,7 @@ etcd's counting rule allows at its default.
 
 
 def check(request: Request | RangeRequest, *, max_txn_ops: int = TXN_OPS_MAX) -> None:
-    """Raise the RequestError that `request` deserves by itself; nothing for one that may be
-    proposed.
-    """
+    """Raise the RequestError that `request` deserves by itself; else it may be proposed."""
     if type(request) is TxnRequest:
         check_txn(request, max_txn_ops)
     else:
@@ -69,8 +66,9 @@ def check(request: Request | RangeRequest, *, max_txn_ops: int = TXN_OPS_MAX) ->
 
 
 def admit(data: bytes) -> None:
-    """ValueError unless `data` is a request that apply can handle. The sender's own limits are not
-    checked again.
+    """ValueError unless `data` is a request that apply can handle.
+
+    Limits that the members need not share, the number of ops in a txn, are the sender's to check.
     """
     try:
         _, request = decode(data)
@@ -113,9 +111,7 @@ def check_delete_range(request: DeleteRangeRequest) -> None:
 
 
 def check_txn(request: TxnRequest, max_txn_ops: int) -> None:
-    """Counts, keys and fields of both branches on all levels first, then keys that are written
-    twice.
-    """
+    """Counts, keys and fields of both branches on all levels, then keys written twice."""
     _check_txn_shape(request, max_txn_ops, depth=1)
     _written_keys(request.success)
     _written_keys(request.failure)

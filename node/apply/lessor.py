@@ -35,7 +35,7 @@ class LeaseRecord(msgspec.Struct, omit_defaults=True):
 
 
 class Lease(msgspec.Struct):
-    """One lease. TTLs in seconds; `keys` is moved by attach and detach only."""
+    """One lease. TTLs in seconds; `keys` is moved by `follow` only."""
 
     ID: int
     TTL: int
@@ -53,9 +53,7 @@ class LeaseStatus(msgspec.Struct, frozen=True):
 
 
 class Lessor:
-    """All leases of the cluster, the same on every member. No clock: each lasts until it is
-    revoked.
-    """
+    """All leases, the same on every member. No clock: each lasts until it is revoked."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -76,8 +74,9 @@ class Lessor:
                 self._leases[number].keys.add(key)
 
     def grant(self, number: int, ttl: int) -> Lease:
-        """A new lease of `ttl` seconds, as chosen by the proposer. LeaseExists, LeaseNotFound (0),
-        LeaseTtlTooLarge.
+        """A new lease of `ttl` seconds, both chosen by the proposer.
+
+        LeaseExists, LeaseNotFound (number 0), LeaseTtlTooLarge.
         """
         if number == NO_LEASE:
             raise LeaseNotFound
@@ -111,9 +110,7 @@ class Lessor:
                 self._leases[after].keys.add(key)
 
     def time_to_live(self, number: int, *, keys: bool = False) -> LeaseStatus:
-        """LeaseNotFound. Until expiry is counted, what is left is the last checkpoint or the whole
-        TTL.
-        """
+        """What is left is the last checkpoint, or the whole TTL. LeaseNotFound."""
         lease = self._get(number)
         left = lease.remaining_ttl or lease.TTL
         return LeaseStatus(number, left, lease.TTL, tuple(sorted(lease.keys)) if keys else ())

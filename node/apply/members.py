@@ -53,9 +53,7 @@ class ChangeKind(IntEnum):
 
 
 class MemberChange(msgspec.Struct, omit_defaults=True):
-    """The context of a configuration change in the log. Of `member`, REMOVE and PROMOTE read the ID
-    alone.
-    """
+    """A configuration change's context in the log. REMOVE and PROMOTE read only the member's ID."""
 
     request_id: int
     kind: ChangeKind
@@ -94,8 +92,9 @@ def new_cluster_id(members: Iterable[Member], token: str) -> int:
 
 
 def first_members(initial_cluster: Mapping[str, Sequence[str]], token: str) -> list[Member]:
-    """Voters for a new cluster from name -> peer URLs, ascending by ID; names are published when
-    they start.
+    """Voters of a new cluster, ascending by ID, from name -> peer URLs.
+
+    They have no names yet: a member publishes its own when it starts.
     """
     members = [
         Member(new_id(urls, token), peerURLs=sorted(urls)) for urls in initial_cluster.values()
@@ -165,9 +164,10 @@ class Members:
         return member is not None and not member.isLearner
 
     def check(self, change: MemberChange) -> None:
-        """Raise what forbids `change`: MemberExists (also for a removed id), PeerUrlExists,
-        MemberUrlsInvalid, InvalidArgument, MemberNotFound, NotLearner, LearnerNotReady.
-        Changes nothing.
+        """Raise what forbids `change`; nothing is changed by asking.
+
+        MemberExists (also for a removed id), PeerUrlExists, MemberUrlsInvalid, InvalidArgument,
+        MemberNotFound, NotLearner, LearnerNotReady.
         """
         member = change.member
         if change.kind == ChangeKind.ADD:
@@ -201,8 +201,9 @@ class Members:
         return MembersResponse(self.list())
 
     def update(self, request: MemberUpdateRequest) -> MembersResponse:
-        """New peer URLs; name and learner flag stay. MemberNotFound, PeerUrlExists,
-        MemberUrlsInvalid.
+        """New peer URLs; name and learner flag stay.
+
+        MemberNotFound, PeerUrlExists, MemberUrlsInvalid.
         """
         present = self._present(request.ID)
         self._check_urls(request.ID, request.peerURLs)

@@ -74,9 +74,7 @@ class DeleteRangeRequest(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Compare(msgspec.Struct, omit_defaults=True, gc=False):
-    """stored `result` operand; the operand is the field that `target` names, absent means 0 or
-    empty.
-    """
+    """stored `result` operand: the field that `target` names, absent means 0 or empty."""
 
     result: int = 0
     target: int = 0
@@ -112,9 +110,7 @@ class CompactionRequest(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class LeaseGrantRequest(msgspec.Struct, omit_defaults=True, gc=False):
-    """The proposer has chosen the ID and applied the TTL floor: apply looks at no clock and no
-    config.
-    """
+    """The proposer has chosen the ID and applied the TTL floor, which apply cannot know."""
 
     TTL: int = 0
     ID: int = 0
@@ -139,9 +135,7 @@ class MemberAttributesRequest(msgspec.Struct, omit_defaults=True):
 
 
 class MemberUpdateRequest(msgspec.Struct, omit_defaults=True):
-    """A member's new peer URLs. The configuration of raft stays as it is, so this is no
-    configuration change.
-    """
+    """A member's new peer URLs. No configuration change: raft knows members by their ids."""
 
     ID: int = 0
     peerURLs: list[str] = []

@@ -72,9 +72,7 @@ class Member(msgspec.Struct, omit_defaults=True):
 
 
 class MembersResponse(msgspec.Struct):
-    """All members after the change, ascending by ID; `member` is the added one. Its header has no
-    revision.
-    """
+    """All members after the change, ascending by ID; `member` is the added one."""
 
     members: list[Member] = []
     member: Member | None = None

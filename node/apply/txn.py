@@ -75,8 +75,9 @@ def read_txn(store: Store, request: TxnRequest) -> TxnResponse:
 def apply_txn(
     store: Store, lessor: Lessor, request: TxnRequest, hit: Callable[[str], None]
 ) -> TxnResponse:
-    """Execute one txn of the log. What it raises (RequestError, Compacted, FutureRevision) has
-    changed nothing.
+    """Execute one txn of the log.
+
+    What it raises as a refusal (RequestError, Compacted, FutureRevision) has changed nothing.
     """
     path: list[bool] = []
     choose(store, request, path)
@@ -92,9 +93,7 @@ def apply_txn(
 
 
 def choose(view: View, request: TxnRequest, path: list[bool], depth: int = 1) -> None:
-    """Append to `path` which branch `request` takes, then those of the txns nested in that branch,
-    in order.
-    """
+    """Append to `path` which branch `request` takes, then those of its txns nested there."""
     if depth > TXN_DEPTH_MAX:
         raise TooManyOps
     succeeded = all(holds(view, compare) for compare in request.compare)
@@ -119,9 +118,7 @@ def holds(view: View, compare: Compare) -> bool:
 
 
 def _satisfies(kv: KeyValue, compare: Compare) -> bool:
-    """stored `result` operand. Numbers out of the enums satisfy nothing: such a txn is refused at
-    the door.
-    """
+    """stored `result` operand. A result out of its enum, refused at the door, is never satisfied."""
     order = _order(kv, compare)
     match compare.result:
         case CompareResult.EQUAL:
@@ -150,9 +147,7 @@ def _order(kv: KeyValue, compare: Compare) -> int:
 
 
 def check_path(store: Store, lessor: Lessor, request: TxnRequest, path: Iterator[bool]) -> None:
-    """Raise what forbids an operation on `path`, by the state before the txn; nothing is changed by
-    asking.
-    """
+    """Raise what forbids an operation on `path`, by the state before the txn."""
     for op in request.success if next(path) else request.failure:
         if op.request_put is not None:
             check_put_applies(store, lessor, op.request_put)
