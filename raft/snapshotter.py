@@ -76,7 +76,11 @@ class Snapshotter:
 
     def path(self, snapshot: Snapshot) -> str:
         """Where the file of `snapshot` is, or would be."""
-        return f"{self._path}/{snapshot.index:016x}.snap.db"
+        return self.path_of(snapshot.index)
+
+    def path_of(self, index: int) -> str:
+        """Where the snapshot of the state after `index` is, or would be."""
+        return f"{self._path}/{index:016x}.snap.db"
 
     def files(self) -> list[SnapshotFile]:
         """The complete snapshots, ascending by index."""
