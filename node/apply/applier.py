@@ -72,8 +72,8 @@ class Applier:
     """Executes entries on `store`, `lessor`, `alarms` and `members`, which all write through one
     backend.
 
-    `on_compaction` gets the job of each compaction applied. Its taker forces a backend commit before
-    the first step.
+    `on_compaction` gets the job of each compaction applied. Its taker forces a backend commit
+    before the first step.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Applier:
         }
 
     def restore(self, store: Store) -> None:
-        """Take up a store just restored (on start, or from a snapshot), and the tables beside it."""
+        """Take up a store just restored, on start or from a snapshot, and the other tables."""
         self.store = store
         self.alarms.restore()
         self.members.restore()

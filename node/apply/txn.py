@@ -118,7 +118,7 @@ def holds(view: View, compare: Compare) -> bool:
 
 
 def _satisfies(kv: KeyValue, compare: Compare) -> bool:
-    """stored `result` operand. A result out of its enum, refused at the door, is never satisfied."""
+    """stored `result` operand. A result out of its enum is refused at the door."""
     order = _order(kv, compare)
     match compare.result:
         case CompareResult.EQUAL:
