@@ -120,6 +120,8 @@ class Lobby:
         message_bytes_max: int,
         host_allowed: Callable[[str], bool],
         hand_over: Callable[[], asyncio.Protocol],
+        others: Callable[[], int],
+        connections_max: int,
         cors: bool,
         now: float,
     ) -> None:
@@ -130,6 +132,8 @@ class Lobby:
         self.body_bytes_max = 2 * message_bytes_max + (1 << 16)
         self.host_allowed = host_allowed
         self.hand_over = hand_over
+        self.others = others
+        self.connections_max = connections_max
         self.doors: set[Door] = set()
         self.emptied = asyncio.Event()
         self.emptied.set()
@@ -143,9 +147,13 @@ class Lobby:
         self._date = ""
         self.set_date("")
 
-    def enter(self, door: Door) -> None:
+    def enter(self, door: Door) -> bool:
+        """False when there is no room; `others` counts the connections that were handed over."""
+        if len(self.doors) + self.others() >= self.connections_max:
+            return False
         self.doors.add(door)
         self.emptied.clear()
+        return True
 
     def leave(self, door: Door) -> None:
         """`emptied` is set as long as no door is open."""
@@ -239,7 +247,8 @@ class Door(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._lobby.enter(self)
+        if not self._lobby.enter(self):
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The answer under way is dropped when it comes; what was asked may still happen."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import ssl
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
@@ -42,6 +44,9 @@ log = logging.getLogger("esker.api")
 
 GRPC_OVERHEAD_BYTES = 512 << 10
 """How much a message may exceed a request's limit before the transport refuses it unread."""
+
+RESERVED_FILES = 150
+"""File descriptors that clients cannot take: for the log, the database, the other members."""
 
 BODY_READ_SECONDS = 60.0
 """How long aiohttp's side waits for a body."""
@@ -76,6 +81,8 @@ class HttpFace:
             message_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             host_allowed=self._host_allowed,
             hand_over=self._aiohttp,
+            others=lambda: len(self._aiohttp.connections),
+            connections_max=_connections_max(),
             cors="*" in self._cors,
             now=self._loop.time(),
         )
@@ -239,11 +246,11 @@ class HttpFace:
                 "etcdserver": API_VERSION,
                 "etcdcluster": CLUSTER_VERSION,
                 "storage": STORAGE_VERSION,
-                "esker": VERSION,
             }
         else:
             store = self._server.store
             about = {
+                "esker.version": VERSION,
                 "raft.term": self._server.raft_term,
                 "raft.leader": f"{self._server.leader:x}",
                 "mvcc.revision": store.current_rev,
@@ -369,6 +376,11 @@ class HttpFace:
         if origin and origin in self._cors:
             return {**CORS, "Access-Control-Allow-Origin": origin}
         return {}
+
+
+def _connections_max() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft - RESERVED_FILES
 
 
 _GRPC = {"Grpc-Metadata-Content-Type": "application/grpc"}

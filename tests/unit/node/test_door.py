@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from node.api.routes import Routes
 from node.apply.errors import NoLeader
 from node.apply.requests import PutRequest, RangeRequest
 from tests.unit.node.fake_server import FakeServer
+from tests.unit.node.wire import HEADER, b64, get, post, put
 
 
 class FakeTransport:
@@ -92,6 +92,8 @@ class Bench:
             message_bytes_max=2 << 20,
             host_allowed=lambda host: host != "evil",
             hand_over=lambda: self.successor,  # type: ignore[arg-type,return-value]
+            others=lambda: 0,
+            connections_max=100,
             cors=True,
             now=0.0,
         )
@@ -113,27 +115,6 @@ class Bench:
             found.append((int(head[9:12]), json.loads(rest[:length])))
             rest = rest[length:]
         return found
-
-
-def post(path: str, body: dict[str, Any] | bytes, *headers: str) -> bytes:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "Host: here:2379", f"Content-Length: {len(raw)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + raw
-
-
-def b64(data: bytes) -> str:
-    return b64encode(data).decode()
-
-
-def put(key: bytes, value: bytes = b"v") -> bytes:
-    return post("/v3/kv/put", {"key": b64(key), "value": b64(value)})
-
-
-def get(key: bytes) -> bytes:
-    return post("/v3/kv/range", {"key": b64(key)})
-
-
-HEADER = {"cluster_id": "17", "member_id": str(2**63 + 5), "raft_term": "3"}
 
 
 def test_one_request_one_write() -> None:

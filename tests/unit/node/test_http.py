@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import ssl
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +29,7 @@ from node.api.http import HttpFace
 from node.apply.errors import NotLeader, RequestTimedOut
 from node.metrics import Metrics
 from tests.unit.node.fake_server import FakeConfig, FakeServer
-from tests.unit.node.test_door import HEADER, b64, get, post, put
+from tests.unit.node.wire import HEADER, b64, get, post, put
 
 
 class Answer:
@@ -238,7 +245,8 @@ async def test_what_is_around_the_calls(client: Client) -> None:
     version = (await client.get("/version")).json()
     assert version["etcdserver"].startswith("3.6.")
     assert version["etcdserver"].replace(".", "").isdigit()
-    assert (version["etcdcluster"], version["storage"]) == ("3.6.0", "3.6.0")
+    assert version == version | {"etcdcluster": "3.6.0", "storage": "3.6.0"}
+    assert len(version) == 3, "clients compare it whole"
     refused = await client.get("/version", "POST")
     assert (refused.status, refused.headers["Allow"]) == (405, "GET")
     assert (await client.get("/debug/vars")).json()["mvcc.revision"] == 1
@@ -413,6 +421,22 @@ async def test_stop_does_not_wait_for_ever() -> None:
     assert (await asyncio.gather(*pending, return_exceptions=True))[0] == b""
 
 
+async def test_connections_are_bounded() -> None:
+    client = await started(FakeServer())
+    client.face.lobby.connections_max = 2
+    opened = [await asyncio.open_connection(*client.address) for _ in range(2)]
+    opened[0][1].write(post("/v3/kv/range", {"key": "YQ=="}, SLOW_WAY))
+    assert (await read_answer(opened[0][0])).status == 200, "aiohttp's connections count too"
+    assert await client.until_closed(get(b"a")) == b""
+    opened[0][1].close()
+    opened[1][1].close()
+    lobby = client.face.lobby
+    while len(lobby.doors) + lobby.others():  # noqa: ASYNC110 (closing is the transport's affair)
+        await asyncio.sleep(0)
+    assert (await client.ask(get(b"a")))[0].status == 200
+    await client.face.stop(0.1)
+
+
 async def test_metrics_only_listener() -> None:
     client = await started(FakeServer(), metrics_only=True)
     assert (await client.get("/health")).json() == {"health": "true", "reason": ""}
@@ -421,3 +445,62 @@ async def test_metrics_only_listener() -> None:
     (answer,) = await client.ask(get(b"a"))
     assert answer.status == 404
     await client.face.stop(0.1)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(listener's context, client's context) around a certificate of its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("here")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    listener = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    listener.load_cert_chain(path)
+    return listener, ssl.create_default_context(cafile=str(path))
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_hand_over_on_every_kind_of_transport(
+    loop: Any, secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    async def run() -> None:
+        server: Any = FakeServer()
+        face = HttpFace(server, Metrics())
+        url = "https://127.0.0.1:0" if secure else "http://127.0.0.1:0"
+        (address,) = await face.start([url], tls[0])
+        how: dict[str, Any] = {"ssl": tls[1], "server_hostname": "here"} if secure else {}
+        reader, writer = await asyncio.open_connection(*address, **how)
+        large = put(b"a", b"x" * 300_000)
+        slow = post("/v3/kv/range", {"key": "YQ=="}, SLOW_WAY)
+        turns = ((large + get(b"a"), ["fast", "fast"]), (get(b"a") + slow, ["fast", "slow"]))
+        for raw, ways in turns:
+            writer.write(raw)
+            for way in ways:
+                answer = await asyncio.wait_for(read_answer(reader), 5)
+                assert (answer.status, "Server" in answer.headers) == (200, way == "slow")
+        writer.write(get(b"a"))
+        answer = await asyncio.wait_for(read_answer(reader), 5)
+        assert len(answer.json()["kvs"][0]["value"]) == 400_000
+        writer.close()
+        await face.stop(0.1)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())

@@ -64,6 +64,8 @@ def watched() -> tuple[Metrics, Routes, Lobby, Health]:
         message_bytes_max=1,
         host_allowed=lambda host: True,
         hand_over=asyncio.Protocol,
+        others=lambda: 0,
+        connections_max=100,
         cors=True,
         now=0.0,
     )
