@@ -160,6 +160,9 @@ def test_idle_backend_syncs_its_last_commit(rig: LmdbRig) -> None:
     rig.backend.poll()
     rig.settle()
     assert rig.backend.durable_index == 1
+    rig.now = 9.0
+    rig.backend.poll()
+    assert not rig.backend._closed, "there is nothing left to sync"
 
 
 def test_forced_commit_is_durable_when_told(rig: LmdbRig) -> None:

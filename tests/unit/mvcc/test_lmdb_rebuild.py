@@ -120,6 +120,33 @@ def test_requests_go_on_while_the_copy_is_made(rig: LmdbRig) -> None:
     assert numbers(rig.backend) == expected
 
 
+def test_batches_and_rebuilds_keep_their_order(rig: LmdbRig) -> None:
+    gate = rig.gate("backend.before_commit")
+    rig.hits.clear()
+    outcome: list = []
+    rig.backend.put(LEASE, b"a", b"1")
+    rig.backend.end_entries(201, 1)
+    rig.now += 1.0
+    rig.backend.poll()
+    gate.wait_reached()
+    rig.backend.put(LEASE, b"a", b"2")
+    rig.backend.end_entries(202, 1)
+    rig.now += 1.0
+    rig.backend.poll()
+    rig.backend.defragment(outcome.append)
+    rig.backend.force_commit()
+    rig.posts.get()()
+    gate.open.set()
+    rig.settle()
+    assert [hit for hit in rig.hits if hit in {"backend.before_commit", "defrag.before_copy"}] == [
+        "backend.before_commit",
+        "backend.before_commit",
+        "defrag.before_copy",
+        "backend.before_commit",
+    ]
+    assert outcome == [None]
+
+
 def test_memory_bounds_what_waits_for_a_defragmentation(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +161,7 @@ def test_memory_bounds_what_waits_for_a_defragmentation(
         rig.backend.put(KEY, row(index), b"x" * 20_000)
         rig.backend.end_entries(index, 1)
     assert rig.backend.blocked()
+    assert len(rig.backend._closed) == 2, "reads look into few dicts, however long it takes"
     gate.open.set()
     rig.run_until(lambda: outcome and drained)
     rig.close()
