@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -258,6 +259,7 @@ class Peer:
         self._report_at = 0.0
         self._ping: asyncio.TimerHandle | None = None
         self._attempts = 0
+        self._hastened = asyncio.Event()
 
     # -- sending
 
@@ -353,8 +355,18 @@ class Peer:
                 # the same member id take each other's place for ever.
                 delay = BACKOFF_SECONDS[0]
                 continue
-            await asyncio.sleep(delay)
+            await self._pause(delay)
             delay = min(2 * delay, longest)
+
+    def hasten(self) -> None:
+        """The member has just dialled us, so it is there: if we are pausing, dial it now."""
+        self._hastened.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._hastened.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hastened.wait()
 
     async def _use(self, stream: DialedStream) -> None:
         self._stream = stream

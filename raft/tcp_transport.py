@@ -301,6 +301,8 @@ class TcpTransport:
                 return Verdict.BUSY
             older.transport.abort()
         self._accepted[member, kind] = stream
+        if member in self._peers:
+            self._peers[member].hasten()
         return Verdict.ACCEPTED
 
     def closed(self, stream: AcceptedStream) -> None:

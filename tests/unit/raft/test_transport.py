@@ -118,6 +118,35 @@ async def test_second_url_is_tried_when_the_first_is_dead(start_member: StartMem
     assert one.transport.counters[2].connect_failures == 1
 
 
+async def test_returned_member_is_dialled_as_soon_as_it_dials(
+    start_member: StartMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.peer_stream.BACKOFF_SECONDS", (3600.0, 3600.0))
+    one, two = await start_member(1), await start_member(2)
+    two.known.discard(1)
+    one.dial(two)
+    await eventually(lambda: one.transport.counters[2].connect_failures)
+    two.known.add(1)
+    two.dial(one)
+    await one.recorder.until(lambda: one.recorder.round_trips)
+    assert one.transport.active_since(2) is not None
+
+
+async def test_peer_that_hangs_up_at_once_is_not_dialled_in_a_loop(
+    start_member: StartMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.peer_stream.BACKOFF_SECONDS", (3600.0, 3600.0))
+    one, two = await start_member(1), await start_member(2)
+    await one.connected(two)
+    for stream in list(two.transport._connections):
+        stream.transport.abort()
+    await one.recorder.until(lambda: one.recorder.lost)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert one.transport.active_since(2) is None
+    assert one.transport.counters[2].connections_lost == 1
+
+
 async def test_update_peer_moves_the_stream(start_member: StartMember) -> None:
     one, two, three = await start_member(1), await start_member(2), await start_member(3)
     one.transport.add_peer(2, [three.url])
