@@ -39,12 +39,14 @@ class Compactor:
         pause_seconds: float,
         busy: Callable[[], bool],
         observe: Callable[[float, int], None],
+        hit: Callable[[str], None],
     ) -> None:
         self._backend = backend
         self._batch_rows = batch_rows
         self._pause = pause_seconds
         self._busy = busy
         self._observe = observe
+        self._hit = hit
         self._queue: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._running: _Item | None = None
@@ -95,6 +97,7 @@ class Compactor:
     async def _compact(self, job: Any, generation: int) -> None:
         loop = asyncio.get_running_loop()
         await self._flush()
+        self._hit("compaction.scheduled_durable")
         started = loop.time()
         pause = self._pause
         while generation == self._generation:
@@ -107,6 +110,7 @@ class Compactor:
             await asyncio.sleep(pause)
         if generation == self._generation:
             await self._flush()
+            self._hit("compaction.finished_durable")
             log.info(
                 "finished compaction",
                 extra={"rev": job.revision, "took_ms": round((loop.time() - started) * 1e3)},

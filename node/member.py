@@ -196,6 +196,7 @@ class Member:
         config, server = self.config, self.server
         identity = opened.identity
         tls = TlsContexts(config)
+        opened.wal.hit = self._hit
         self.wal = WalThread(
             opened.wal, loop, failed=self._fail, observe=self.metrics.wal_fsync.observe
         )
@@ -230,6 +231,7 @@ class Member:
             snapshots=opened.snapshotter,
             state_machine=server,
             on_fatal=self._fail,
+            hit=self._hit,
         )
         server.driver = self.driver
         server.transport = self.transport

@@ -117,6 +117,7 @@ class Server:
             pause_seconds=config.compaction_sleep_interval / 1e3,
             busy=lambda: len(self._proposals) > 0,
             observe=self._observe_compaction,
+            hit=hit,
         )
         self.applied_index = backend.applied()[0]
         self.maintenance = Maintenance(self)

@@ -126,6 +126,7 @@ class Wal:
         self._marker = 0
         self._failure: OSError | None = None
         self._closed = False
+        self.hit: Callable[[str], None] = lambda name: None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -347,8 +348,10 @@ class Wal:
 
     def _sync(self) -> None:
         assert self._file is not None
+        self.hit("wal.before_sync")
         self._file.sync_data()
         self._synced = True
+        self.hit("wal.after_sync")
 
     # -- segments --------------------------------------------------------------------------------
 
@@ -374,10 +377,12 @@ class Wal:
         assert self._file is not None
         if not self._synced:
             self._sync()
+        self.hit("wal.before_cut")
         self._file.close()
         self._file = None
         sequence = self._segments[-1].sequence + 1
         self._start_segment(Segment(sequence, self._last_index + 1), room)
+        self.hit("wal.after_cut")
 
     def _start_segment(self, segment: Segment, room: int) -> None:
         """Head first, then the name: a segment that can be seen has its head."""

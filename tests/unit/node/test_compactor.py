@@ -51,6 +51,7 @@ async def running() -> AsyncIterator[tuple[Compactor, FakeBackend]]:
         pause_seconds=0.0,
         busy=lambda: False,
         observe=lambda seconds, rows: None,
+        hit=lambda name: None,
     )
     task = asyncio.create_task(compactor.run())
     yield compactor, backend
