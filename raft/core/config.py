@@ -46,7 +46,7 @@ class Config:
     """The last index that the state machine holds durably; nothing up to it is handed out again."""
 
     step_down_on_removal: bool = True
-    """A leader that is removed or made a learner gives up at once, not at its next check."""
+    """A leader that is removed or made a learner hands over as soon as the others can elect."""
 
     def validate(self) -> None:
         """Raises ValueError that names every fault."""

@@ -40,7 +40,15 @@ def forward_transfer(raft: Raft, target: int) -> None:
 
 
 def _acknowledge(raft: Raft, to: int, index: int) -> None:
-    raft.send(Message(type=MessageType.APPEND_RESPONSE, to=to, term=raft.term, index=index))
+    raft.send(
+        Message(
+            type=MessageType.APPEND_RESPONSE,
+            to=to,
+            term=raft.term,
+            index=index,
+            commit=raft.log.committed,
+        )
+    )
 
 
 def _restore(raft: Raft, snapshot: Snapshot) -> bool:
@@ -106,6 +114,7 @@ def on_heartbeat(raft: Raft, message: Message) -> None:
             type=MessageType.HEARTBEAT_RESPONSE,
             to=message.sender,
             term=raft.term,
+            commit=raft.log.committed,
             context=message.context,
         )
     )

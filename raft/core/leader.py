@@ -70,8 +70,8 @@ def _decode_or_drop(data: bytes) -> ConfChange:
 
 def _admit(raft: Raft, size: int) -> None:
     """Charges `size` bytes to the uncommitted tail; the first ones fit always, and so do none."""
-    if raft.id not in raft.tracker.progress:
-        raise ProposalDropped("removed from the configuration")
+    if not raft.tracker.is_voter(raft.id):
+        raise ProposalDropped("this leader is no voter any more")
     if raft.transferee != NONE:
         raise ProposalDropped(f"leadership is on its way to {raft.transferee}")
     total = raft.uncommitted_bytes + size
@@ -97,7 +97,7 @@ def maybe_auto_leave(raft: Raft) -> None:
     if (
         raft.role == Role.LEADER
         and raft.tracker.conf.auto_leave
-        and raft.id in raft.tracker.progress
+        and raft.tracker.is_voter(raft.id)
         and raft.log.applied >= raft.pending_conf_index
         and raft.transferee == NONE
     ):
@@ -253,6 +253,26 @@ def _send_timeout_now(raft: Raft, target: int) -> None:
     raft.send(Message(type=MessageType.TIMEOUT_NOW, to=target, term=raft.term))
 
 
+def maybe_depart(raft: Raft) -> None:
+    """A removed or demoted leader hands over once a quorum knows that its whole log is committed.
+
+    Not sooner: who does not know yet that the change is committed needs votes of the old
+    configuration, perhaps this member's, which is gone by then or has a longer log. Of two members
+    that remove their leader, the other could never be elected.
+    """
+    if raft.tracker.is_voter(raft.id) or not raft.config.step_down_on_removal:
+        return
+    last = raft.log.last_index()
+    if raft.tracker.known_committed() < last:
+        return
+    raft.note("steps down: it is no voter any more")
+    heirs = [
+        voter for voter in raft.tracker.voters() if raft.tracker.progress[voter].commit == last
+    ]
+    _send_timeout_now(raft, heirs[0])
+    raft.become_follower(raft.term, NONE)
+
+
 # --- handlers
 
 
@@ -276,11 +296,12 @@ def on_append_response(raft: Raft, message: Message) -> None:
         raise StepRefused(
             f"{message.sender} acknowledges {message.index}, the last is {raft.log.last_index()}"
         )
-    progress.recent_active = True
+    progress.heard(message.commit)
     if message.reject:
         _rejected(raft, message, progress)
     else:
         _accepted(raft, message, progress)
+    maybe_depart(raft)
 
 
 def _rejected(raft: Raft, message: Message, progress: Progress) -> None:
@@ -317,12 +338,13 @@ def on_heartbeat_response(raft: Raft, message: Message) -> None:
     progress = raft.tracker.progress.get(message.sender)
     if progress is None:
         return
-    progress.recent_active = True
+    progress.heard(message.commit)
     progress.paused = False
     # A probe or a whole window may have been lost; an append, though empty, finds out.
     if progress.match < raft.log.last_index() or progress.state == ProgressState.PROBE:
         send_append(raft, message.sender, progress, even_empty=True)
     read_index.heartbeat_response(raft, message)
+    maybe_depart(raft)
 
 
 def unreachable(raft: Raft, peer: int) -> None:

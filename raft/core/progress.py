@@ -82,9 +82,11 @@ class Progress:
     paused            the flow of appends waits for a response or a heartbeat response
     pending_snapshot  in SNAPSHOT: the index of the snapshot sent
     sent_commit       the greatest commit index that the peer will know from what was sent
+    commit            the greatest commit index that the peer said it knows
     """
 
     __slots__ = (
+        "commit",
         "inflights",
         "match",
         "next",
@@ -103,6 +105,7 @@ class Progress:
         self.paused = False
         self.pending_snapshot = 0
         self.sent_commit = 0
+        self.commit = 0
         self.inflights = inflights
 
     def become_probe(self) -> None:
@@ -144,6 +147,11 @@ class Progress:
             self.paused = self.inflights.full()
         elif count:
             self.paused = True
+
+    def heard(self, commit: int) -> None:
+        """A response in the leader's term; the peer knows `commit`."""
+        self.recent_active = True
+        self.commit = max(self.commit, commit)
 
     def can_bump_commit(self, commit: int) -> bool:
         """Would another append tell the peer of a commit that none on its way does?"""

@@ -318,18 +318,13 @@ class Raft:
         )
         if self.role != Role.LEADER:
             return conf
-        if self.config.step_down_on_removal and (
-            self.id not in progress or tracker.is_learner(self.id)
-        ):
-            self.note("steps down: it is no voter any more")
-            self.become_follower(self.term, NONE)
-            return conf
         if self.transferee != NONE and not tracker.is_voter(self.transferee):
             self.transferee = NONE
         # The quorum may have become smaller, and who is new has everything to receive.
         self.append_due = True
         leader.maybe_commit(self)
         read_index.recheck(self)
+        leader.maybe_depart(self)
         return conf
 
     # --- what the shell reports

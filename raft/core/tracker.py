@@ -67,6 +67,14 @@ class Tracker:
             [progress[voter].match for voter in self.conf.voters_outgoing],
         )
 
+    def known_committed(self) -> int:
+        """The greatest index that a quorum knows to be committed."""
+        progress = self.progress
+        return joint_committed(
+            [progress[voter].commit for voter in self.conf.voters],
+            [progress[voter].commit for voter in self.conf.voters_outgoing],
+        )
+
     def quorum_active(self) -> bool:
         """Was a quorum heard from since the last check?"""
         active = {member: True for member, peer in self.progress.items() if peer.recent_active}

@@ -221,8 +221,8 @@ class World:
         self.loss = self.random.choice([0.0, 0.05, 0.3])
         self.message_bytes = self.random.choice([1, 60, 1 << 20])
         self.inflight = self.random.choice([1, 3, 256])
-        self.crashes = self.random.choice([0, 2, 20])
-        self.faults = self.random.choice([0.5, 2.0])
+        self.crashes = self.random.choice([0, 3, 50])
+        self.faults = self.random.choice([0.3, 1.0])
         self.members = {number: Member(number, self, FIRST) for number in (1, 2, 3)}
         for number in (4, 5):
             self.members[number] = Member(number, self, Snapshot())
@@ -258,28 +258,44 @@ class World:
     def step(self) -> None:
         """Mostly progress, now and then a fault."""
         random = self.random
-        member = self.members[random.randint(1, len(self.members))]
         kind = random.choices(
             ["tick", "deliver", "take", "write", "apply", "ask", "fault"],
-            [12, 40, 20, 15, 15, 6, self.faults],
+            [5, 20, 20, 15, 15, 4, self.faults],
         )[0]
+        able = self.able(kind)
+        if not able:
+            return
+        member = random.choice(able)
         if kind == "tick":
             member.core.tick()
-        elif kind == "deliver" and self.network:
+        elif kind == "deliver":
             # Mostly in order, else nothing but elections would ever happen.
             late = random.random() < 0.2
             self.deliver(random.randrange(len(self.network)) if late else 0)
-        elif kind == "take" and member.core.has_ready():
+        elif kind == "take":
             member.take()
-        elif kind == "write" and member.writes:
+        elif kind == "write":
             member.write()
-        elif kind == "apply" and member.to_apply:
+        elif kind == "apply":
             member.apply()
         elif kind == "ask":
             self.ask(member)
-        elif kind == "fault":
+        else:
             self.fault(member)
         member.core.check_invariants()
+
+    def able(self, kind: str) -> list[Member]:
+        """The members that have something of this kind to do."""
+        members = list(self.members.values())
+        if kind == "deliver":
+            return members if self.network else []
+        if kind == "take":
+            return [member for member in members if member.core.has_ready()]
+        if kind == "write":
+            return [member for member in members if member.writes]
+        if kind == "apply":
+            return [member for member in members if member.to_apply]
+        return members
 
     def ask(self, member: Member) -> None:
         """What a client or an operator wants."""

@@ -35,7 +35,7 @@ def converge(world: World) -> None:
             continue
         members = (*status.conf_state.voters, *status.conf_state.learners)
         applied = [world.members[member].applied for member in members]
-        if min(applied) == status.last_index and status.commit == status.last_index:
+        if min(applied) == status.last_index and not status.lead_transferee:
             break
     leader = world.leader()
     assert leader is not None, "no leader after the faults are over"
