@@ -33,7 +33,7 @@ class ReceptionEnded(RaftError):
 class SnapshotFile(NamedTuple):
     """A complete snapshot: the state after `index`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index()
     path: str
 
 

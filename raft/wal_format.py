@@ -182,7 +182,7 @@ def _durable_behind(view: memoryview, offset: int, used: int) -> int | None:
     """The offset of a DURABLE record behind the damage at `offset`, or None.
 
     A record counts when its crc continues that of the one before it, whatever came before both.
-    (A lost frame goes unnoticed when a single record follows it: that one continues nothing.)
+    The last one may be all that is left: it counts when it ends exactly where the zeros begin.
     """
     words = view[offset : offset + (used - offset) // 8 * 8]
     for number, (length, check, kind, flags) in enumerate(_WORD.iter_unpack(words)):
@@ -194,6 +194,8 @@ def _durable_behind(view: memoryview, offset: int, used: int) -> int | None:
         end = start + record_bytes(length)
         if end > used:
             continue
+        if end == used and flags & DURABLE and start > offset:
+            return start
         witness = _durable_in_chain(view, start, end, used)
         if witness is not None:
             return witness

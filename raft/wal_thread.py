@@ -9,6 +9,7 @@ While one group syncs, the next one gathers: the slower the disk, the larger the
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from typing import NamedTuple
 
 from raft.wal import Wal, WalJob
 
+SLOW_SECONDS = 1.0
+"""A write that takes longer is worth a line in the log: elections are that near."""
 _STOP = None
+_log = logging.getLogger("raft.wal")
 
 
 class _Write(NamedTuple):
@@ -115,6 +119,8 @@ class WalThread:
         self._wal.append_jobs([write.job for write in writes], sync=sync)
         self.last_seconds = time.monotonic() - started
         self._busy_since = None
+        if self.last_seconds > SLOW_SECONDS:
+            _log.warning("wal: slow disk: a write took %.3f s", self.last_seconds)
         callbacks = [write.on_done for write in writes if write.on_done is not None]
         if callbacks:
             self._loop.call_soon_threadsafe(_call_all, callbacks)

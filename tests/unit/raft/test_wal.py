@@ -289,6 +289,27 @@ def test_a_torn_segment_that_is_not_the_last_is_refused(disk: FaultyDisk) -> Non
         assert verify(disk, PATH) == [str(caught.value)]
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_lost_sector_is_torn_only_if_nothing_after_it_was_synced(
+    disk: FaultyDisk, sync: bool
+) -> None:
+    wal = create(disk)
+    wal.append(HardState(1, 1, 0), entries(1, 1), None, sync=True)
+    for index in range(2, 6):
+        wal.append(None, entries(index, index, size=300), None, sync=sync)
+    wal.close()
+    path = f"{PATH}/{segments(disk)[0]}"
+    data = disk.read(path)
+    disk.replace(path, data[:512] + bytes(512) + data[1024:])
+    if sync:
+        with pytest.raises(CorruptWal, match="after it was synced") as caught:
+            reopen(disk)
+        assert caught.value.file == path
+        assert caught.value.offset < 512 + 300
+    else:
+        assert reopen(disk)[1].entries[:1] == entries(1, 1)
+
+
 def test_segments_of_another_log_are_refused(disk: FaultyDisk) -> None:
     filled(disk).close()
     disk.rename(PATH, "/member/other")

@@ -140,6 +140,18 @@ async def test_a_failure_is_told_once_and_nothing_is_done_after_it(disk: FaultyD
     assert done == []
 
 
+async def test_a_slow_disk_is_said(
+    disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("raft.wal_thread.SLOW_SECONDS", -1.0)
+    wal = slow_wal(disk)
+    wal.go.set()
+    thread = thread_of(wal)
+    thread.submit(job(1), sync=True)
+    await thread.stop()
+    assert "slow disk" in caplog.text
+
+
 async def test_stop_writes_what_was_submitted(disk: FaultyDisk) -> None:
     wal = slow_wal(disk)
     wal.go.set()
