@@ -120,9 +120,11 @@ def put_request(
     if len(words) == 2:
         body["value"] = b64(os.fsencode(words[1]))
     elif not ignore_value:
-        if not stdin or sys.stdin is None or sys.stdin.isatty():
+        readable = stdin and sys.stdin is not None and not sys.stdin.isatty()
+        value = sys.stdin.buffer.read() if readable else b""
+        if not value:
             fail("put command needs 1 argument and input from stdin or 2 arguments", BAD_ARGUMENTS)
-        body["value"] = b64(sys.stdin.buffer.read())
+        body["value"] = b64(value)
     try:
         body["lease"] = int(lease, 16)
     except ValueError:
