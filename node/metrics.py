@@ -93,11 +93,6 @@ class Metrics(Collector):
             "One step of a compaction, during which nothing else runs.",
             doubling(1, 13),
         )
-        self.compaction_total = Histogram(
-            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
-            "A compaction from its start to its mark on disk.",
-            doubling(100, 14),
-        )
         self.hash = Histogram(
             "etcd_mvcc_hash_duration_seconds", "Hash of the whole database.", doubling(0.01, 15)
         )
@@ -106,6 +101,7 @@ class Metrics(Collector):
             "Hash of the history up to a revision.",
             doubling(0.01, 15),
         )
+        self.round_trips: dict[int, Histogram] = {}
         self._server: Server | None = None
         self._methods: Sequence[Unary | Stream] = ()
         self._lobby: Lobby | None = None
@@ -113,6 +109,17 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+
+    def observe_round_trip(self, member: int, seconds: float) -> None:
+        """One probe of the peer `member`, there and back."""
+        histogram = self.round_trips.get(member)
+        if histogram is None:
+            histogram = self.round_trips[member] = Histogram(
+                "etcd_network_peer_round_trip_time_seconds",
+                "A probe of a peer, there and back.",
+                doubling(0.0001, 16),
+            )
+        histogram.observe(seconds)
 
     def watch_server(self, server: Server) -> None:
         self._server = server
@@ -133,6 +140,7 @@ class Metrics(Collector):
         if self._server is not None:
             yield from _server_families(self._server)
             yield from _store_families(self._server)
+            yield from _peer_families(self._server)
         if self._lobby is not None and self._health is not None:
             yield from _api_families(self._methods, self._lobby, self._health)
         for histogram in self.histograms():
@@ -142,6 +150,7 @@ class Metrics(Collector):
                 buckets=histogram.buckets(),
                 sum_value=histogram.sum,
             )
+        yield from _round_trip_families(self.round_trips)
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:
@@ -211,6 +220,49 @@ def _store_families(server: Server) -> Iterator[Metric]:
     yield _gauge(name + "watcher_total", "Watchers.", 0)
     yield _gauge(name + "watch_stream_total", "Watch streams.", 0)
     yield _gauge(name + "slow_watcher_total", "Watchers that lag behind.", 0)
+
+
+def _peer_families(server: Server) -> Iterator[Metric]:
+    """Per peer and direction; failures appear with the first one."""
+    name = "etcd_network_peer_"
+    sent = CounterMetricFamily(name + "sent_bytes_total", "To a peer.", labels=["To"])
+    received = CounterMetricFamily(name + "received_bytes_total", "From a peer.", labels=["From"])
+    unsent = CounterMetricFamily(
+        name + "sent_failures_total", "Messages dropped unsent.", labels=["To"]
+    )
+    unreceived = CounterMetricFamily(
+        name + "received_failures_total", "Snapshots not received whole.", labels=["From"]
+    )
+    both = ["Local", "Remote"]
+    active = GaugeMetricFamily(
+        "etcd_network_active_peers", "Whether our stream to a peer is open.", labels=both
+    )
+    lost = CounterMetricFamily(
+        "etcd_network_disconnected_peers_total", "Streams that broke.", labels=both
+    )
+    transport = server.transport
+    local = f"{server.member_id:x}"
+    for member, counters in transport.counters.items():
+        peer = [f"{member:x}"]
+        sent.add_metric(peer, counters.sent_bytes)
+        received.add_metric(peer, counters.received_bytes)
+        if counters.dropped_messages:
+            unsent.add_metric(peer, counters.dropped_messages)
+        if counters.snapshot_receive_failures:
+            unreceived.add_metric(peer, counters.snapshot_receive_failures)
+        active.add_metric([local, *peer], transport.active_since(member) is not None)
+        lost.add_metric([local, *peer], counters.connections_lost)
+    yield from (sent, received, unsent, unreceived, active, lost)
+
+
+def _round_trip_families(round_trips: dict[int, Histogram]) -> Iterator[Metric]:
+    if not round_trips:
+        return
+    first = next(iter(round_trips.values()))
+    family = HistogramMetricFamily(first.name, first.description, labels=["To"])
+    for member, histogram in round_trips.items():
+        family.add_metric([f"{member:x}"], histogram.buckets(), histogram.sum)
+    yield family
 
 
 def _api_families(

@@ -66,13 +66,13 @@ class HttpFace:
 
     def __init__(self, server: Server, metrics: Metrics) -> None:
         self._server = server
-        self._metrics = metrics
+        self.metrics = metrics
         self._loop = asyncio.get_running_loop()
         config = server.config
         self._cors = tuple(config.cors)
         self._hosts = frozenset(host.lower() for host in config.host_whitelist)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.routes = Routes(server, self.spawn)
+        self.routes = Routes(server, self.spawn, metrics)
         self.health = Health(server)
         self._aiohttp = self._behind(self._handle)
         self._metrics_only = self._behind(self._handle_metrics)
@@ -200,7 +200,7 @@ class HttpFace:
         if refused is not None:
             return refused
         if page == "metrics":
-            text = self._metrics.render()
+            text = self.metrics.render()
             return web.Response(body=text, headers={"Content-Type": _METRICS, **cors})
         if page == "health":
             return await self._answer_health(request, cors)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.api.messages import (
     EmptyMessage,
@@ -21,8 +22,11 @@ from node.apply.requests import AlarmRequest
 from node.version import API_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
+    from node.metrics import Histogram, Metrics
     from node.proposals import Done
     from node.server import Server
+
+Result = TypeVar("Result")
 
 Spawn = Callable[[Coroutine[Any, Any, Any], "Done"], None]
 """Runs a coroutine in a task that somebody owns; its result or error goes to `done`."""
@@ -38,9 +42,10 @@ READ_BYTES = 1 << 20
 class Maintenance:
     """Methods raise the RequestError a request deserves, or call `done` exactly once."""
 
-    def __init__(self, server: Server, spawn: Spawn) -> None:
+    def __init__(self, server: Server, spawn: Spawn, metrics: Metrics) -> None:
         self._server = server
         self._spawn = spawn
+        self._metrics = metrics
 
     def alarm(self, request: AlarmRequest, done: Done) -> None:
         """Through the log even to read: the answer is as of now."""
@@ -70,21 +75,22 @@ class Maintenance:
         self._spawn(self._defragment(), done)
 
     async def _defragment(self) -> EmptyMessage:
-        await self._server.maintenance.defragment()
+        await _timed(self._metrics.defragment, self._server.maintenance.defragment())
         return EmptyMessage()
 
     def hash(self, _request: EmptyMessage, done: Done) -> None:
         self._spawn(self._hash(), done)
 
     async def _hash(self) -> HashResponse:
-        return HashResponse(self._server.store.current_rev, await self._server.maintenance.hash())
+        value = await _timed(self._metrics.hash, self._server.maintenance.hash())
+        return HashResponse(self._server.store.current_rev, value)
 
     def hash_kv(self, request: HashKvRequest, done: Done) -> None:
         self._spawn(self._hash_kv(request.revision), done)
 
     async def _hash_kv(self, revision: int) -> HashKvResponse:
-        value, hash_revision, compact_revision, current = await self._server.maintenance.hash_kv(
-            revision
+        value, hash_revision, compact_revision, current = await _timed(
+            self._metrics.hash_rev, self._server.maintenance.hash_kv(revision)
         )
         return HashKvResponse(current, value, compact_revision, hash_revision)
 
@@ -97,12 +103,20 @@ class Maintenance:
 
     async def snapshot(self) -> AsyncIterator[SnapshotResponse]:
         """A consistent copy of the database, then a message with the SHA-256 of its bytes."""
-        copy = await self._server.maintenance.open_copy()
+        copy = await _timed(self._metrics.snapshot, self._server.maintenance.open_copy())
         try:
             async for message in _messages(copy.path, copy.size):
                 yield message
         finally:
             copy.close()
+
+
+async def _timed(histogram: Histogram, work: Awaitable[Result]) -> Result:
+    """Await `work`, and note how long it took if it succeeded."""
+    start = time.monotonic()
+    result = await work
+    histogram.observe(time.monotonic() - start)
+    return result
 
 
 async def _messages(path: str, size: int) -> AsyncIterator[SnapshotResponse]:

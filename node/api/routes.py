@@ -33,6 +33,7 @@ from node.apply.responses import RangeResponse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from node.metrics import Metrics
     from node.proposals import Done
     from node.server import Server
 
@@ -93,7 +94,7 @@ def _result_chunk(message: Any) -> bytes:
 class Routes:
     """The tables, for one server: `unary` and `streams` by path."""
 
-    def __init__(self, server: Server, spawn: Spawn) -> None:
+    def __init__(self, server: Server, spawn: Spawn, metrics: Metrics) -> None:
         self._server = server
         self._header = kv_json.Header(server.cluster_id, server.member_id)
         self.unary: dict[bytes, Unary] = {}
@@ -101,7 +102,7 @@ class Routes:
         self._add_kv(Kv(server))
         self._add_lease(Lease(server))
         self._add_cluster(Cluster(server))
-        self._add_maintenance(Maintenance(server, spawn))
+        self._add_maintenance(Maintenance(server, spawn, metrics))
 
     def methods(self) -> list[Unary | Stream]:
         """Each method once, whatever its aliases."""

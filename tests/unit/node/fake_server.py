@@ -36,6 +36,7 @@ from node.apply.responses import (
     RangeResponse,
     TxnResponse,
 )
+from raft.peer_stream import PeerCounters
 
 
 @dataclass
@@ -109,6 +110,13 @@ class FakeServer:
         self.backend = SimpleNamespace(
             size=lambda: SimpleNamespace(size=8192, in_use=4096),
             info=lambda: SimpleNamespace(readers=[]),
+        )
+        self.transport = SimpleNamespace(
+            counters={
+                0xA: PeerCounters(sent_bytes=100, received_bytes=50),
+                0xB: PeerCounters(1, 60, dropped_messages=3, connections_lost=2),
+            },
+            active_since=lambda member: 5.0 if member == 0xA else None,
         )
         self.driver = SimpleNamespace(commit_index=12)
         self.reads = SimpleNamespace(slow_total=1, failed_total=2)

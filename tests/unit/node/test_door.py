@@ -14,6 +14,7 @@ from node.api.door import Door, Lobby, parse_head
 from node.api.routes import Routes
 from node.apply.errors import NoLeader
 from node.apply.requests import PutRequest, RangeRequest
+from node.metrics import Metrics
 from tests.unit.node.fake_server import FakeServer
 from tests.unit.node.wire import HEADER, b64, get, post, put
 
@@ -85,7 +86,7 @@ class Bench:
         self.server = FakeServer(**server)
         self.loop = FakeLoop()
         self.successor = Successor()
-        routes = Routes(self.server, lambda work, done: work.close())  # type: ignore[arg-type]
+        routes = Routes(self.server, lambda work, done: work.close(), Metrics())  # type: ignore[arg-type]
         self.routes = routes
         self.lobby = Lobby(
             routes.unary,

@@ -364,6 +364,8 @@ async def test_long_work(client: Client, maintenance: FakeMaintenance) -> None:
         target = {"targetID": str(2**64 - 1)}
         (answer,) = await client.ask(post(path + "transfer-leadership", target, *extra))
         assert (answer.status, answer.body) == (200, b"{}")
+    counts = client.face.metrics.defragment.counts, client.face.metrics.hash_rev.counts
+    assert [sum(count) for count in counts] == [2, 2]
     assert maintenance.transferred == [2**64 - 1] * 2
 
 

@@ -58,7 +58,7 @@ def watched() -> tuple[Metrics, Routes, Lobby, Health]:
     server: Any = FakeServer()
     metrics = Metrics()
     metrics.watch_server(server)
-    routes = Routes(server, lambda work, done: work.close())
+    routes = Routes(server, lambda work, done: work.close(), metrics)
     lobby = Lobby(
         routes.unary,
         message_bytes_max=1,
@@ -120,6 +120,26 @@ def test_histograms_are_shown_before_there_is_a_server() -> None:
     assert shown[name + "_bucket", (("le", "0.002"),)] == 0
     assert shown[name + "_bucket", (("le", "0.004"),)] == 1
     assert ("etcd_server_has_leader", ()) not in shown
+
+
+def test_peers() -> None:
+    metrics = watched()[0]
+    assert not [name for name, _ in samples(metrics) if "round_trip" in name]
+    metrics.observe_round_trip(0xA, 0.0003)
+    metrics.observe_round_trip(0xB, 9.0)
+    shown = samples(metrics)
+    peer = "etcd_network_peer_"
+    assert shown[peer + "sent_bytes_total", (("To", "a"),)] == 100
+    assert shown[peer + "received_bytes_total", (("From", "b"),)] == 60
+    assert shown[peer + "sent_failures_total", (("To", "b"),)] == 3
+    assert (peer + "sent_failures_total", (("To", "a"),)) not in shown
+    local = ("Local", "8000000000000005")
+    assert shown["etcd_network_active_peers", (local, ("Remote", "a"))] == 1
+    assert shown["etcd_network_active_peers", (local, ("Remote", "b"))] == 0
+    assert shown["etcd_network_disconnected_peers_total", (local, ("Remote", "b"))] == 2
+    trip = peer + "round_trip_time_seconds"
+    assert shown[trip + "_bucket", (("To", "a"), ("le", "0.0004"))] == 1
+    assert shown[trip + "_sum", (("To", "b"),)] == 9.0
 
 
 def test_bounds_as_the_dashboards_expect_them() -> None:

@@ -17,6 +17,7 @@ from node.apply.requests import (
     RequestOp,
     TxnRequest,
 )
+from node.metrics import Metrics
 from tests.unit.node.fake_server import FakeConfig, FakeServer
 
 PATHS = [
@@ -43,7 +44,7 @@ PATHS = [
 
 
 def routes_of(server: FakeServer) -> Routes:
-    return Routes(server, lambda work, done: work.close())  # type: ignore[arg-type]
+    return Routes(server, lambda work, done: work.close(), Metrics())  # type: ignore[arg-type]
 
 
 def ask(serve: Any, request: Any) -> Any:
