@@ -32,7 +32,7 @@ class _File:
         self.unsynced = []
 
     def forget(self, random: Random | None) -> None:
-        """Leaves each sector as it was at some time since the sync; without chance, as at the sync."""
+        """Leaves each sector as at some time since the sync; without chance, as at the sync."""
         if random is not None and self.unsynced:
             self._keep_some(random)
         self.data = bytearray(self.durable)
