@@ -48,6 +48,8 @@ from raft.wal_queue import WalQueue
 log = logging.getLogger("esker.raft")
 
 REFUSALS_LOGGED_SECONDS = 10.0
+FLUSH_SECONDS = 10.0
+"""How long stop() waits for a disk; nothing was promised about what is still under way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,14 @@ class RaftDriver:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.stop()
         if not self._failed:
-            await self._wal.flush()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._wal.flush()
+        except TimeoutError:
+            log.error("the WAL has not answered for %.0f s, not waiting for it", FLUSH_SECONDS)
 
     def fail(self, error: BaseException) -> None:
         """Something that must not happen has happened: be silent from now on, and say so once."""
@@ -201,10 +210,6 @@ class RaftDriver:
     def conf_state(self) -> ConfState:
         """The configuration that was applied last."""
         return self._checkpoints.conf_state
-
-    def conf_state_at(self, index: int) -> ConfState:
-        """The configuration as of `index`, which is not before the newest marker."""
-        return self._checkpoints.conf_state_at(index)
 
     def status(self) -> Status:
         """The core's own view; not free, so not for every request."""
@@ -528,6 +533,11 @@ class RaftDriver:
             source = await self._machine.open_snapshot()
         except OSError as error:
             log.warning("no snapshot for member %x: %s", message.to, error)
+            self.snapshot_sent(message.to, False)
+            return
+        if not self.is_leader or self.term != message.term:
+            # Copying took a while; only the leader of that term may send it.
+            await self._loop.run_in_executor(None, source.close)
             self.snapshot_sent(message.to, False)
             return
         log.info(

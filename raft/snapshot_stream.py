@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from raft.codec import decode_message, encode_message
 from raft.core.errors import RaftError
 from raft.core.message import Message, MessageType
+from raft.core.types import Snapshot
 from raft.framing import HEAD_BYTES, FrameError, FrameType, pack_frame, unpack_head
 from raft.transport import Receiver, SnapshotSink, SnapshotSource
 
@@ -90,10 +91,10 @@ async def receive_snapshot(
     to: int,
     size_max: int,
     pool: Executor | None,
-) -> Message:
+) -> Snapshot:
     """Take a snapshot from an authenticated connection, hand its message to the receiver, answer.
 
-    Returns the message. OSError, EOFError, FrameError or RaftError when it did not come to that:
+    Returns its name. OSError, EOFError, FrameError or RaftError when it did not come to that:
     the file is gone then, the receiver has not seen the message, and the sender was told if it
     still listens.
     """
@@ -107,7 +108,8 @@ async def receive_snapshot(
         raise
     receiver.receive(message)
     await _write(writer, FrameType.SNAPSHOT_RESULT, b"\x01")
-    return message
+    assert message.snapshot is not None, "looked at with the header"
+    return message.snapshot
 
 
 async def _read_header(

@@ -339,7 +339,7 @@ class TcpTransport:
     ) -> None:
         counters = self.counters_of(stream.member)
         try:
-            message = await receive_snapshot(
+            snapshot = await receive_snapshot(
                 reader,
                 writer,
                 self.receiver,
@@ -357,7 +357,7 @@ class TcpTransport:
             )
         else:
             counters.snapshots_received += 1
-            log.info("snapshot from member %x received: %s", stream.member, message.snapshot)
+            log.info("snapshot of index %d received", snapshot.index)
         finally:
             self.closed(stream)
             writer.close()

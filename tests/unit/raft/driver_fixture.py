@@ -315,3 +315,7 @@ class Node:
         for line in lines:
             self.driver.propose(line, len(line))
         await eventually(lambda: lines[-1] in self.machine.lines)
+
+
+StartNode = Callable[..., "asyncio.Future[Node]"]
+"""The fixture `start_node`: (member, voters, **options of Node)."""

@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from raft.core.conf_change import ConfChange, ConfChangeSingle, ConfChangeType, encode_conf_change
 from raft.core.config import Config
 from raft.core.errors import ProposalDropped
 from raft.core.message import Message, MessageType
-from raft.core.types import ConfState, Entry, EntryType, HardState, Role, Snapshot
+from raft.core.types import ConfState, Entry, EntryType, HardState, Snapshot
 from raft.driver import DriverConfig, RaftDriver
 from raft.wal import WalFailed, WalJob, WalState
 
 from .driver_fixture import (
+    Copy,
     Machine,
     MemoryTransport,
     Network,
     Node,
     RecordingWal,
+    StartNode,
     eventually,
 )
 
 NEVER = 3600.0
 """Seconds per tick for tests that tick by hand, or not at all."""
-
-Start = Callable[..., "asyncio.Future[Node]"]
-
-
-@pytest_asyncio.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts nodes on one network; stops them and checks that none has failed."""
-    nodes: list[Node] = []
-    network = Network()
-
-    async def start(member: int, voters: tuple[int, ...] = (1, 2, 3), **options: object) -> Node:
-        node = Node(network, member, voters, **options)
-        nodes.append(node)
-        await node.start()
-        return node
-
-    yield start
-    for node in nodes:
-        if isinstance(node.wal, RecordingWal):
-            node.wal.at_once = True
-            node.wal.write()
-        await node.stop()
-    assert [error for node in nodes for error in node.errors] == []
 
 
 async def turn() -> None:
@@ -85,9 +62,11 @@ def line(index: int, data: bytes = b"x") -> Entry:
     return Entry(1, index, EntryType.NORMAL, data)
 
 
-async def lead(start: Start, voters: tuple[int, ...] = (1, 2, 3), **options: object) -> Node:
+async def lead(
+    start_node: StartNode, voters: tuple[int, ...] = (1, 2, 3), **options: object
+) -> Node:
     """Member 1 as leader of term 1; the others are played by hand. Nothing is written yet."""
-    node = await start(1, voters, tick_seconds=NEVER, **options)
+    node = await start_node(1, voters, tick_seconds=NEVER, **options)
     node.driver._node.campaign()
     node.driver.resume()
     await turn()
@@ -111,8 +90,8 @@ def acknowledge(node: Node, index: int, sender: int = 2) -> None:
 # -- what must be durable before what
 
 
-async def test_vote_leaves_after_it_is_durable(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_vote_leaves_after_it_is_durable(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(Message(type=MessageType.VOTE, to=1, sender=2, term=5))
     await turn()
     assert node.wal.jobs == [(WalJob(HardState(5, 2, 0), [], None), True)]
@@ -122,8 +101,10 @@ async def test_vote_leaves_after_it_is_durable(start: Start) -> None:
     assert node.driver.term == 5
 
 
-async def test_entries_are_acknowledged_and_applied_after_they_are_durable(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_entries_are_acknowledged_and_applied_after_they_are_durable(
+    start_node: StartNode,
+) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(append(line(1), line(2), commit=2))
     await turn()
     (job, sync), *others = node.wal.jobs
@@ -136,8 +117,8 @@ async def test_entries_are_acknowledged_and_applied_after_they_are_durable(start
     assert (node.driver.applied_index, node.driver.commit_index) == (2, 2)
 
 
-async def test_responses_keep_the_order_of_the_writes(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_responses_keep_the_order_of_the_writes(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(append(line(1)))
     await turn()
     # This one has nothing to write, but it speaks of what is still being written.
@@ -153,8 +134,8 @@ async def test_responses_keep_the_order_of_the_writes(start: Start) -> None:
     assert [sync for _, sync in node.wal.jobs] == [True, False, True]
 
 
-async def test_what_promises_nothing_leaves_at_once(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_what_promises_nothing_leaves_at_once(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(append(line(1)))
     await turn()
     heartbeat = Message(type=MessageType.HEARTBEAT, to=1, sender=2, term=1)
@@ -163,8 +144,10 @@ async def test_what_promises_nothing_leaves_at_once(start: Start) -> None:
     assert types(node.transport) == [MessageType.HEARTBEAT_RESPONSE]
 
 
-async def test_leader_sends_while_it_writes_and_counts_itself_afterwards(start: Start) -> None:
-    node = await lead(start)
+async def test_leader_sends_while_it_writes_and_counts_itself_afterwards(
+    start_node: StartNode,
+) -> None:
+    node = await lead(start_node)
     assert node.wal.waiting
     node.wal.write()
     acknowledge(node, 1)
@@ -187,8 +170,8 @@ async def test_leader_sends_while_it_writes_and_counts_itself_afterwards(start: 
     assert node.machine.lines == [b"line"]
 
 
-async def test_single_member_applies_nothing_before_its_write(start: Start) -> None:
-    node = await start(1, (1,), tick_seconds=NEVER)
+async def test_single_member_applies_nothing_before_its_write(start_node: StartNode) -> None:
+    node = await start_node(1, (1,), tick_seconds=NEVER)
     node.wal.write()
     await turn()
     node.wal.write()
@@ -201,8 +184,8 @@ async def test_single_member_applies_nothing_before_its_write(start: Start) -> N
     assert node.machine.lines == [b"line"]
 
 
-async def test_commit_alone_is_not_written_but_rides_along(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_commit_alone_is_not_written_but_rides_along(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(append(line(1)))
     await turn()
     node.wal.write()
@@ -216,8 +199,8 @@ async def test_commit_alone_is_not_written_but_rides_along(start: Start) -> None
     assert node.wal.jobs[-1][0].hard_state == HardState(1, 0, 1)
 
 
-async def test_owed_commit_is_written_on_stop(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_owed_commit_is_written_on_stop(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.driver.receive(append(line(1)))
     await turn()
     node.wal.write()
@@ -228,8 +211,8 @@ async def test_owed_commit_is_written_on_stop(start: Start) -> None:
     assert node.wal.jobs[-1] == (WalJob(HardState(1, 0, 1)), True)
 
 
-async def test_proposals_of_a_turn_are_one_batch(start: Start) -> None:
-    node = await lead(start)
+async def test_proposals_of_a_turn_are_one_batch(start_node: StartNode) -> None:
+    node = await lead(start_node)
     node.wal.write()
     acknowledge(node, 1)
     acknowledge(node, 1, sender=3)
@@ -246,16 +229,16 @@ async def test_proposals_of_a_turn_are_one_batch(start: Start) -> None:
 # -- proposals
 
 
-async def test_without_a_leader_proposals_are_dropped_at_once(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_without_a_leader_proposals_are_dropped_at_once(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     with pytest.raises(ProposalDropped):
         node.driver.propose(b"line", 1)
     with pytest.raises(ProposalDropped):
         node.driver.propose_conf_change(ConfChange())
 
 
-async def test_refused_batches_are_told_by_their_ids(start: Start) -> None:
-    node = await lead(start, max_uncommitted_bytes=1000, max_message_bytes=400)
+async def test_refused_batches_are_told_by_their_ids(start_node: StartNode) -> None:
+    node = await lead(start_node, max_uncommitted_bytes=1000, max_message_bytes=400)
     for number in range(5):
         node.driver.propose(bytes(300), number)
     await turn()
@@ -265,8 +248,8 @@ async def test_refused_batches_are_told_by_their_ids(start: Start) -> None:
     assert node.driver.counters.proposals == 5
 
 
-async def test_forwarded_batches_fit_into_a_message(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER, max_message_bytes=1000)
+async def test_forwarded_batches_fit_into_a_message(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER, max_message_bytes=1000)
     node.driver.receive(append(line(1)))
     await turn()
     node.wal.write()
@@ -291,8 +274,10 @@ BAD_CHANGE = ConfChange([ConfChangeSingle(ConfChangeType.ADD_VOTER, 4)], context
         Entry(0, 0, 2, b"good"),
     ],
 )
-async def test_forwarded_proposals_are_admitted_whole_or_not(start: Start, entry: Entry) -> None:
-    node = await lead(start)
+async def test_forwarded_proposals_are_admitted_whole_or_not(
+    start_node: StartNode, entry: Entry
+) -> None:
+    node = await lead(start_node)
     node.wal.write()
     good = Entry(0, 0, EntryType.NORMAL, b"good")
     last = node.driver.status().last_index
@@ -307,9 +292,9 @@ async def test_forwarded_proposals_are_admitted_whole_or_not(start: Start, entry
 
 
 async def test_messages_no_peer_sends_are_refused_and_logged_once(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start_node: StartNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = await start(1, tick_seconds=NEVER)
+    node = await start_node(1, tick_seconds=NEVER)
     for _ in range(3):
         node.driver.receive(Message(type=MessageType.APPEND, to=9, sender=2))
     assert node.driver.counters.messages_refused == 3
@@ -319,8 +304,8 @@ async def test_messages_no_peer_sends_are_refused_and_logged_once(
 # -- applying
 
 
-async def test_blocked_machine_gets_entries_after_resume(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_blocked_machine_gets_entries_after_resume(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     node.machine.blocked = True
     node.driver.receive(append(line(1), line(2), commit=2))
     await turn()
@@ -338,8 +323,8 @@ async def test_blocked_machine_gets_entries_after_resume(start: Start) -> None:
     assert node.driver.applied_index == 3
 
 
-async def test_configuration_changes_are_applied_alone(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_configuration_changes_are_applied_alone(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
     change = encode_conf_change(ConfChange([ConfChangeSingle(ConfChangeType.ADD_LEARNER, 4)]))
     bad = encode_conf_change(ConfChange([ConfChangeSingle(ConfChangeType.REMOVE, 0)]))
     entries = [
@@ -355,12 +340,10 @@ async def test_configuration_changes_are_applied_alone(start: Start) -> None:
     assert node.machine.batches == [[1], [2], [3, 4], [5]]
     assert node.machine.lines == [b"x", b"x", b"x", b"refused"]
     assert node.driver.conf_state == ConfState(voters=(1, 2, 3), learners=(4,))
-    assert node.driver.conf_state_at(1) == ConfState(voters=(1, 2, 3))
-    assert node.driver.conf_state_at(2) == node.driver.conf_state
 
 
-async def test_long_applies_come_in_bounded_batches(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER, max_apply_bytes=1000)
+async def test_long_applies_come_in_bounded_batches(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER, max_apply_bytes=1000)
     node.driver.receive(append(*[line(i, bytes(300)) for i in range(1, 11)], commit=10))
     await turn()
     node.wal.write()
@@ -373,8 +356,8 @@ async def test_long_applies_come_in_bounded_batches(start: Start) -> None:
 # -- reads
 
 
-async def test_reads_of_a_turn_share_one_round(start: Start) -> None:
-    node = await lead(start)
+async def test_reads_of_a_turn_share_one_round(start_node: StartNode) -> None:
+    node = await lead(start_node)
     node.wal.write()
     acknowledge(node, 1)
     await turn()
@@ -400,8 +383,8 @@ async def test_reads_of_a_turn_share_one_round(start: Start) -> None:
 # -- failure
 
 
-async def test_broken_machine_silences_the_driver_once(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER)
+async def test_broken_machine_silences_the_driver_once(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER)
 
     def burst(entry: Entry) -> None:
         raise RuntimeError("cannot apply")
@@ -422,8 +405,8 @@ async def test_broken_machine_silences_the_driver_once(start: Start) -> None:
     node.errors.clear()
 
 
-async def test_failed_wal_is_fatal_and_nothing_more_is_said(start: Start) -> None:
-    node = await lead(start)
+async def test_failed_wal_is_fatal_and_nothing_more_is_said(start_node: StartNode) -> None:
+    node = await lead(start_node)
     node.driver.fail(WalFailed("no space left"))
     types(node.transport)
     node.wal.write()
@@ -432,6 +415,36 @@ async def test_failed_wal_is_fatal_and_nothing_more_is_said(start: Start) -> Non
     assert node.transport.sent == []
     assert [type(error) for error in node.errors] == [WalFailed]
     node.errors.clear()
+
+
+async def test_full_disk_is_fatal_once_and_lets_the_member_stop(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    node = await start_node(1, (1,), path=tmp_path / "1")
+    await eventually(lambda: node.leads)
+    await node.propose(b"line")
+
+    def full(jobs: object, *, sync: bool) -> None:
+        raise WalFailed("the WAL cannot be written: no space left on device")
+
+    node.wal._wal.append_jobs = full
+    node.driver.propose(b"lost", 1)
+    await eventually(lambda: node.errors)
+    with pytest.raises(ProposalDropped):
+        node.driver.propose(b"never", 2)
+    await node.driver.stop()
+    assert [type(error) for error in node.errors] == [WalFailed]
+    assert node.machine.lines == [b"line"]
+    node.errors.clear()
+
+
+async def test_stop_does_not_wait_for_a_dead_disk(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("raft.driver.FLUSH_SECONDS", 0.01)
+    node = await lead(start_node)
+    await node.driver.stop()
+    assert "not waiting for it" in caplog.text
 
 
 @pytest.mark.parametrize("applied", [4, 8])
@@ -454,8 +467,8 @@ async def test_machine_without_its_entries_is_refused(applied: int) -> None:
 # -- the clock
 
 
-async def test_leader_with_a_stalled_disk_hands_over(start: Start) -> None:
-    node = await lead(start)
+async def test_leader_with_a_stalled_disk_hands_over(start_node: StartNode) -> None:
+    node = await lead(start_node)
     node.wal.write()
     acknowledge(node, 1, sender=3)
     await turn()
@@ -484,8 +497,8 @@ async def apply_lines(node: Node, first: int, last: int) -> None:
     assert node.machine.index == last
 
 
-async def test_checkpoints_mark_and_truncate(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER, snapshot_count=10, catch_up_entries=4)
+async def test_checkpoints_mark_and_truncate(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER, snapshot_count=10, catch_up_entries=4)
     storage = node.driver._storage
     await apply_lines(node, 1, 25)
     node.driver.checkpoint(9)
@@ -509,8 +522,8 @@ async def test_checkpoints_mark_and_truncate(start: Start) -> None:
     assert node.wal.jobs[-1][0].snapshot.index == 22
 
 
-async def test_marker_has_the_configuration_of_its_index(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER, snapshot_count=1)
+async def test_marker_has_the_configuration_of_its_index(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER, snapshot_count=1)
     change = encode_conf_change(ConfChange([ConfChangeSingle(ConfChangeType.ADD_LEARNER, 4)]))
     await apply_lines(node, 1, 2)
     node.driver.receive(append(Entry(1, 3, EntryType.CONF_CHANGE, change), commit=3))
@@ -523,8 +536,8 @@ async def test_marker_has_the_configuration_of_its_index(start: Start) -> None:
         assert (marker.index, marker.conf_state.learners) == (index, learners)
 
 
-async def test_log_of_too_many_bytes_is_truncated_early(start: Start) -> None:
-    node = await start(1, tick_seconds=NEVER, log_bytes_max=2000, catch_up_entries=100)
+async def test_log_of_too_many_bytes_is_truncated_early(start_node: StartNode) -> None:
+    node = await start_node(1, tick_seconds=NEVER, log_bytes_max=2000, catch_up_entries=100)
     storage = node.driver._storage
     node.driver.receive(append(*[line(i, bytes(500)) for i in range(1, 9)], commit=8))
     await turn()
@@ -534,129 +547,35 @@ async def test_log_of_too_many_bytes_is_truncated_early(start: Start) -> None:
     assert storage.first_index() == 6
 
 
-# -- members among themselves
+# -- snapshots out
 
 
-async def test_three_members_elect_and_replicate(start: Start, tmp_path: Path) -> None:
-    nodes = [await start(member, path=tmp_path / str(member)) for member in (1, 2, 3)]
-    await eventually(lambda: any(node.leads for node in nodes))
-    await eventually(lambda: all(node.driver.leader for node in nodes))
-    leader = next(node for node in nodes if node.leads)
-    follower = next(node for node in nodes if not node.leads)
-    await leader.propose(b"one", b"two")
-    await follower.propose(b"three")
-    await eventually(lambda: all(len(node.machine.lines) == 3 for node in nodes))
-    assert all(node.machine.lines == [b"one", b"two", b"three"] for node in nodes)
-    assert leader.machine.roles[-1][0] == (leader.member, Role.LEADER)
-    follower.driver.read_index(5)
-    await eventually(lambda: follower.machine.reads)
-    assert follower.machine.reads[0][0] == 5
-
-
-async def test_restart_from_the_log(start: Start, tmp_path: Path) -> None:
-    node = await start(1, (1,), path=tmp_path / "1", snapshot_count=10, catch_up_entries=5)
-    await eventually(lambda: node.leads)
-    await node.propose(*[b"line %d" % i for i in range(30)])
-    node.driver.checkpoint(20)
-    term = node.driver.term
-    # The machine restarts from what it had on disk: the first 20 entries.
-    machine = Machine()
-    machine.lines, machine.index = node.machine.lines[:19], 20
-    expected, node.machine = list(node.machine.lines), machine
-    await node.restart()
-    await eventually(lambda: node.leads and node.machine.lines == expected)
-    assert machine.batches[0][0] == 21
-    assert node.driver.term > term
-    assert node.driver._storage.first_index() == 21
-
-
-async def test_group_commit(start: Start, tmp_path: Path) -> None:
-    node = await start(1, (1,), path=tmp_path / "1")
-    await eventually(lambda: node.leads)
-    await node.propose(b"first")
-    syncs = node.syncs
-    await node.propose(*[b"line %d" % i for i in range(500)])
-    assert node.syncs == syncs + 1
-
-
-async def test_lagging_member_gets_a_snapshot(start: Start, tmp_path: Path) -> None:
-    options = {"snapshot_count": 10, "catch_up_entries": 2}
-    nodes = [await start(m, path=tmp_path / str(m), **options) for m in (1, 2, 3)]
-    await eventually(lambda: any(node.leads for node in nodes))
-    leader = next(node for node in nodes if node.leads)
-    lagging = next(node for node in nodes if not node.leads)
-    await leader.propose(b"first")
-    await eventually(lambda: lagging.machine.lines)
-    network = leader.network
-    network.cut.add(lagging.member)
-    await leader.propose(*[b"line %d" % i for i in range(40)])
-    leader.driver.checkpoint(leader.machine.index)
-    assert leader.driver._storage.first_index() > lagging.machine.index + 1
-    lagging.machine.install_gate = asyncio.Event()
-    network.cut.clear()
-    await eventually(lambda: network.snapshots)
-    await leader.propose(b"after")
-    assert lagging.machine.installed == []
-    assert lagging.machine.lines == [b"first"]
-    lagging.machine.install_gate.set()
-    await eventually(lambda: lagging.machine.lines == leader.machine.lines)
-    assert lagging.machine.installed != []
-    assert lagging.driver.counters.snapshots_installed == len(lagging.machine.installed)
-    # While one is on its way and a while after, the entries behind it stay.
-    first = leader.driver._storage.first_index()
-    await leader.propose(*[b"more %d" % i for i in range(30)])
-    leader.driver.checkpoint(leader.machine.index)
-    assert leader.driver._storage.first_index() == first
-    # What it was given survives a restart, and so does what followed.
-    await eventually(lambda: lagging.machine.lines == leader.machine.lines)
-    lagging.machine.install_gate = None
-    await lagging.restart()
-    await leader.propose(b"last")
-    await eventually(lambda: lagging.machine.lines == leader.machine.lines)
-
-
-async def test_snapshot_that_cannot_be_opened_is_tried_again(start: Start, tmp_path: Path) -> None:
-    options = {"snapshot_count": 5, "catch_up_entries": 0}
-    nodes = [await start(m, path=tmp_path / str(m), **options) for m in (1, 2, 3)]
-    await eventually(lambda: any(node.leads for node in nodes))
-    leader = next(node for node in nodes if node.leads)
-    lagging = next(node for node in nodes if not node.leads)
-    leader.network.cut.add(lagging.member)
-    await leader.propose(*[b"line %d" % i for i in range(20)])
-    leader.driver.checkpoint(leader.machine.index)
-    leader.machine.no_snapshot = True
-    leader.network.cut.clear()
-    await eventually(lambda: leader.driver._checkpoints._paused_until)
-    leader.machine.no_snapshot = False
-    await eventually(lambda: lagging.machine.lines == leader.machine.lines)
-
-
-async def test_one_snapshot_per_peer_at_a_time(start: Start) -> None:
-    node = await lead(start)
+async def test_snapshot_of_a_past_leadership_is_not_sent(start_node: StartNode) -> None:
+    node = await lead(start_node)
     node.wal.write()
-    message = Message(type=MessageType.SNAPSHOT, to=2, sender=1, term=1, snapshot=Snapshot(1, 1))
-    node.driver._send([message, message])
+    opened: list[Copy] = []
+    open_snapshot = node.machine.open_snapshot
+
+    async def slowly() -> Copy:
+        node.driver.receive(Message(type=MessageType.HEARTBEAT, to=1, sender=3, term=9))
+        await turn()
+        opened.append(await open_snapshot())
+        return opened[0]
+
+    node.machine.open_snapshot = slowly
+    node.driver._send([snapshot_to(2)])
+    await eventually(lambda: opened and opened[0].closed)
+    assert MessageType.SNAPSHOT not in types(node.transport)
+    assert node.driver._checkpoints.begin_sending(2)
+
+
+def snapshot_to(member: int) -> Message:
+    return Message(type=MessageType.SNAPSHOT, to=member, sender=1, term=1, snapshot=Snapshot(1, 1))
+
+
+async def test_one_snapshot_per_peer_at_a_time(start_node: StartNode) -> None:
+    node = await lead(start_node)
+    node.wal.write()
+    node.driver._send([snapshot_to(2), snapshot_to(2)])
     await turn()
     assert types(node.transport).count(MessageType.SNAPSHOT) == 1
-
-
-async def test_leadership_can_be_handed_over(start: Start, tmp_path: Path) -> None:
-    nodes = [await start(member, path=tmp_path / str(member)) for member in (1, 2, 3)]
-    await eventually(lambda: any(node.leads for node in nodes))
-    leader = next(node for node in nodes if node.leads)
-    target = next(node for node in nodes if not node.leads)
-    await leader.propose(b"line")
-    leader.driver.transfer_leader(target.member)
-    await eventually(lambda: target.leads)
-
-
-async def test_member_is_added_and_catches_up(start: Start, tmp_path: Path) -> None:
-    one = await start(1, (1,), path=tmp_path / "1")
-    await eventually(lambda: one.leads)
-    await one.propose(b"line")
-    two = await start(2, (1,), path=tmp_path / "2")
-    one.driver.propose_conf_change(ConfChange([ConfChangeSingle(ConfChangeType.ADD_VOTER, 2)]))
-    await eventually(lambda: two.machine.lines == [b"line"])
-    await eventually(lambda: two.driver.conf_state.voters == (1, 2))
-    await two.propose(b"by two")
-    assert one.driver.conf_state.voters == (1, 2)
