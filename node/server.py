@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mvcc.compaction import Compaction
-from mvcc.errors import Compacted, FutureRevision
-from mvcc.kv import RangeOptions
+from mvcc.errors import Compacted, CorruptionError, FutureRevision
+from mvcc.generations import check
+from mvcc.kv import RangeResult
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.store import Store
 from node.apply import errors
@@ -37,7 +38,7 @@ from node.apply.requests import (
     request_id_of,
 )
 from node.apply.responses import RangeResponse
-from node.apply.txn import is_read_only, is_serializable, read_txn
+from node.apply.txn import is_read_only, is_serializable, options_of, read_txn
 from node.auto_compactor import AutoCompactor
 from node.compactor import Compactor
 from node.config import NodeConfig
@@ -125,7 +126,6 @@ class Server:
         self.leader_changes = 0
         self.proposals_failed = 0
         self.slow_applies = 0
-        self.proposals_applied = 0
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._known_leader = 0
         self._stopping = False
@@ -254,25 +254,33 @@ class Server:
     def _range_now(self, request: RangeRequest, done: Done) -> None:
         if self._installing:
             done(errors.NoLeader())
+        elif request.range_end and not request.count_only:
+            store = self.store
+            steps = store.range_steps(request.key, request.range_end, options_of(request))
+            self._range_step(store, steps, done)
+        else:
+            try:
+                found = self.store.range(request.key, request.range_end, options_of(request))
+            except (Compacted, FutureRevision) as error:
+                done(error)
+            else:
+                done(RangeResponse(found.revision, found.kvs, found.more, found.count))
+
+    def _range_step(self, store: Store, steps: Iterator[RangeResult | None], done: Done) -> None:
+        """One slice per turn of the loop: a range of everything must not stop the heartbeats."""
+        if store is not self.store or self._installing:
+            # A snapshot has replaced the state that this range began on; a retry reads the new one.
+            done(errors.LeaderChanged())
             return
-        options = RangeOptions(
-            request.revision,
-            request.limit,
-            request.sort_order,
-            request.sort_target,
-            request.keys_only,
-            request.count_only,
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        )
         try:
-            found = self.store.range(request.key, request.range_end, options)
+            found = next(steps)
         except (Compacted, FutureRevision) as error:
             done(error)
             return
-        done(RangeResponse(found.revision, found.kvs, found.more, found.count))
+        if found is None:
+            self._loop.call_soon(self._range_step, store, steps, done)
+        else:
+            done(RangeResponse(found.revision, found.kvs, found.more, found.count))
 
     def txn(self, request: TxnRequest, done: Done) -> None:
         """A txn of ranges only is a read and does not enter the log; any other is proposed."""
@@ -366,6 +374,18 @@ class Server:
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """Execute committed entries in order, answer their proposers, close the batch's books."""
+        try:
+            self._execute(entries)
+        except BaseException:
+            # Half an entry may be in the open batch: none of it may reach the disk.
+            self.backend.abandon()
+            raise
+        last = entries[-1]
+        self.backend.end_entries(last.index, last.term)
+        self.applied_index = last.index
+        self.reads.applied(last.index)
+
+    def _execute(self, entries: Sequence[Entry]) -> None:
         take = self._proposals.take
         execute = self.applier.apply_normal
         for entry in entries:
@@ -378,11 +398,6 @@ class Server:
                     execute(entry.index, entry.term, data, None)
                 else:
                     waiting[1](execute(entry.index, entry.term, data, waiting[0]))
-        last = entries[-1]
-        self.backend.end_entries(last.index, last.term)
-        self.applied_index = last.index
-        self.proposals_applied += len(entries)
-        self.reads.applied(last.index)
 
     def apply_blocked(self) -> bool:
         return self._installing or self.backend.blocked()
@@ -430,6 +445,9 @@ class Server:
     async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
         """Replace this member's state by a received database. No entry is applied meanwhile."""
         self._installing = True
+        faults = await self._loop.run_in_executor(None, check, path)
+        if faults:
+            raise CorruptionError(f"the received snapshot {path} is damaged: {'; '.join(faults)}")
         self.compactor.reset()
         await self._rebuilt(lambda done: self.backend.install(path, done))
         store = Store(self.backend, hit=self._hit)
