@@ -31,7 +31,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int = ERROR) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def fail(message: str, exit_code: int = ERROR) -> NoReturn:
@@ -93,7 +93,8 @@ class _WithGlobals:
             if isinstance(option, click.Option) and option.is_flag
             for name in option.opts
         }
-        return super().parse_args(ctx, list(_plain_booleans(args, flags)))  # type: ignore[misc]
+        rest: list[str] = super().parse_args(ctx, _plain_booleans(args, flags))  # type: ignore[misc]
+        return rest
 
 
 def _plain_booleans(args: Sequence[str], flags: set[str]) -> list[str]:

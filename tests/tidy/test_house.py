@@ -12,7 +12,8 @@ from tests.tidy.source import PACKAGES, ROOT, Module, files, modules
 FILE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
 TEST_FUNCTION_LINES_MAX = 90
-METHODS_MAX = 40
+METHODS_MAX = 50
+"""Twenty-five is the aim; this only stops a class from growing without anybody noticing."""
 
 OURS = modules(*PACKAGES, "tests")
 TEXTS = [path for path in files() if path.suffix not in {".png", ".ico", ".db", ".snap"}]
