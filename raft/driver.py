@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from raft.batches import ProposalBatch, conf_changes_apart
 from raft.checkpoints import Checkpoints
 from raft.core.conf_change import ConfChange, decode_conf_change, encode_conf_change
 from raft.core.config import Config
@@ -35,10 +36,10 @@ from raft.core.types import (
     Entry,
     EntryType,
     HardState,
-    ReadState,
     Role,
     Snapshot,
 )
+from raft.snapshot_sender import SnapshotSender
 from raft.state_machine import Snapshots, StateMachine, WalWriter
 from raft.ticker import Ticker
 from raft.transport import CallFailed, SnapshotSink, Transport
@@ -48,8 +49,6 @@ from raft.wal_queue import WalQueue
 log = logging.getLogger("esker.raft")
 
 REFUSALS_LOGGED_SECONDS = 10.0
-FLUSH_SECONDS = 10.0
-"""How long stop() waits for a disk; nothing was promised about what is still under way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +140,15 @@ class RaftDriver:
             log_bytes_max=config.log_bytes_max,
             now=self._loop.time,
         )
+        self._snapshot_sender = SnapshotSender(
+            state_machine,
+            transport,
+            self._checkpoints,
+            wanted=lambda message: self.is_leader and self.term == message.term,
+            ended=self._report_snapshot,
+        )
         self._ticker = Ticker(config.tick_seconds, self._tick)
-        self._proposals: list[bytes] = []
-        self._proposal_ids: list[int] = []
+        self._proposals = ProposalBatch(config.core.max_message_bytes)
         self._scheduled = False
         self._committed: deque[Sequence[Entry] | Snapshot] = deque()
         self._applying_index = applied
@@ -179,14 +184,7 @@ class RaftDriver:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.stop()
         if not self._failed:
-            await self._flush()
-
-    async def _flush(self) -> None:
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._wal.flush()
-        except TimeoutError:
-            log.error("the WAL has not answered for %.0f s, not waiting for it", FLUSH_SECONDS)
+            await self._wal.flush()
 
     def fail(self, error: BaseException) -> None:
         """Something that must not happen has happened: be silent from now on, and say so once."""
@@ -221,8 +219,7 @@ class RaftDriver:
         lost without a word."""
         if not self._running or self.leader == NONE:
             raise ProposalDropped("no leader is known")
-        self._proposals.append(data)
-        self._proposal_ids.append(request_id)
+        self._proposals.add(data, request_id)
         self._wake()
 
     def propose_conf_change(self, change: ConfChange) -> None:
@@ -273,7 +270,7 @@ class RaftDriver:
             return
         try:
             if message.type == MessageType.PROPOSE:
-                self._admit(message)
+                _admit(self._machine, message.entries)
             elif message.type == MessageType.SNAPSHOT:
                 self._hit("install.after_receive")
             self._node.step(message)
@@ -286,23 +283,10 @@ class RaftDriver:
         else:
             self._wake()
 
-    def _admit(self, message: Message) -> None:
-        """StepRefused unless apply can handle every entry: once in the log, it would kill each
-        member at each start."""
-        for entry in message.entries:
-            try:
-                if entry.type == EntryType.CONF_CHANGE:
-                    self._machine.admit_conf_change(decode_conf_change(entry.data))
-                elif entry.type != EntryType.NORMAL:
-                    raise ValueError(f"unknown entry type {entry.type}")
-                elif entry.data:
-                    self._machine.admit(entry.data)
-            except (ValueError, ConfChangeRefused) as error:
-                self.counters.proposals_refused += 1
-                raise StepRefused(f"forwarded proposal: {error}") from error
-
     def _refused(self, message: Message, refusal: StepRefused) -> None:
         self.counters.messages_refused += 1
+        if message.type == MessageType.PROPOSE:
+            self.counters.proposals_refused += len(message.entries)
         now = self._loop.time()
         if now >= self._refusals_log_at:
             self._refusals_log_at = now + REFUSALS_LOGGED_SECONDS
@@ -347,31 +331,19 @@ class RaftDriver:
             return
         try:
             if self._proposals:
-                self._flush_proposals()
+                self._propose()
             self._collect()
         except Exception as error:
             self.fail(error)
 
-    def _flush_proposals(self) -> None:
-        """One batch, or several where they would not fit into one message to the leader."""
-        proposals, self._proposals = self._proposals, []
-        ids, self._proposal_ids = self._proposal_ids, []
-        self.counters.proposals += len(proposals)
-        bytes_max = self._config.core.max_message_bytes
-        start = size = 0
-        for at, data in enumerate(proposals):
-            if size + len(data) > bytes_max and at > start:
-                self._propose_batch(proposals[start:at], ids[start:at])
-                start, size = at, 0
-            size += len(data)
-        self._propose_batch(proposals[start:], ids[start:])
-
-    def _propose_batch(self, proposals: list[bytes], ids: list[int]) -> None:
-        try:
-            self._node.propose(proposals)
-        except ProposalDropped as error:
-            self.counters.proposals_dropped += len(ids)
-            self._machine.dropped(ids, error)
+    def _propose(self) -> None:
+        for proposals, ids in self._proposals.take():
+            self.counters.proposals += len(ids)
+            try:
+                self._node.propose(proposals)
+            except ProposalDropped as error:
+                self.counters.proposals_dropped += len(ids)
+                self._machine.dropped(ids, error)
 
     def _collect(self) -> None:
         node = self._node
@@ -401,13 +373,10 @@ class RaftDriver:
         if ready.soft_state is not None:
             self.leader, self.role = ready.soft_state
             self._machine.role_changed(ready.soft_state, self.term)
-        self._answer_reads(ready.read_states)
+        for state in ready.read_states:
+            self._machine.read_ready(state.token, state.index)
         if ready.committed:
             self._committed.append(ready.committed)
-
-    def _answer_reads(self, read_states: Sequence[ReadState]) -> None:
-        for state in read_states:
-            self._machine.read_ready(state.token, state.index)
 
     def _write(self, ready: Ready) -> None:
         if not (ready.entries or ready.snapshot is not None or ready.must_sync):
@@ -451,7 +420,7 @@ class RaftDriver:
         if snapshots:
             messages = [message for message in messages if message.type != MessageType.SNAPSHOT]
             for message in snapshots:
-                self._send_snapshot(message)
+                self._spawn(self._snapshot_sender.send(message))
         if messages:
             self._transport.send(messages)
 
@@ -466,20 +435,9 @@ class RaftDriver:
                 self._installing = True
                 self._spawn(self._install(batch))
                 return
-            self._apply_entries(batch)
+            for entries in conf_changes_apart(batch):
+                self._apply_batch(entries)
             self._node.applied(batch[-1].index)
-
-    def _apply_entries(self, entries: Sequence[Entry]) -> None:
-        """In as few calls as configuration changes, which go alone, allow."""
-        start = 0
-        for at, entry in enumerate(entries):
-            if entry.type == EntryType.CONF_CHANGE:
-                if at > start:
-                    self._apply_batch(entries[start:at])
-                self._apply_batch(entries[at : at + 1])
-                start = at + 1
-        if start < len(entries):
-            self._apply_batch(entries[start:] if start else entries)
 
     def _apply_batch(self, entries: Sequence[Entry]) -> None:
         assert entries[0].index == self.applied_index + 1, (entries[0].index, self.applied_index)
@@ -521,33 +479,6 @@ class RaftDriver:
         log.info("log marked at index %d", index)
 
     # -- snapshots out
-
-    def _send_snapshot(self, message: Message) -> None:
-        if self._checkpoints.begin_sending(message.to):
-            self._spawn(self._open_snapshot(message))
-        else:
-            self._loop.call_soon(self._report_snapshot, message.to, False)
-
-    async def _open_snapshot(self, message: Message) -> None:
-        try:
-            source = await self._machine.open_snapshot()
-        except OSError as error:
-            log.warning("no snapshot for member %x: %s", message.to, error)
-            self.snapshot_sent(message.to, False)
-            return
-        if not self.is_leader or self.term != message.term:
-            # Copying took a while; only the leader of that term may send it.
-            await self._loop.run_in_executor(None, source.close)
-            self.snapshot_sent(message.to, False)
-            return
-        log.info(
-            "sending a snapshot of index %d (%d bytes) to member %x",
-            source.snapshot.index,
-            source.size,
-            message.to,
-        )
-        message = msgspec.structs.replace(message, snapshot=source.snapshot)
-        self._transport.send_snapshot(message, source)
 
     def snapshot_sent(self, member: int, ok: bool) -> None:
         """A stream that send_snapshot() began has ended."""
@@ -617,3 +548,18 @@ def _storage_of(state: WalState, applied: int, conf_state: ConfState) -> MemoryS
     storage.append(state.entries)
     storage.set_hard_state(state.hard_state)
     return storage
+
+
+def _admit(machine: StateMachine, entries: Sequence[Entry]) -> None:
+    """StepRefused unless apply can handle every forwarded entry: once in the log, a bad one would
+    kill each member at each start."""
+    for entry in entries:
+        try:
+            if entry.type == EntryType.CONF_CHANGE:
+                machine.admit_conf_change(decode_conf_change(entry.data))
+            elif entry.type != EntryType.NORMAL:
+                raise ValueError(f"unknown entry type {entry.type}")
+            elif entry.data:
+                machine.admit(entry.data)
+        except (ValueError, ConfChangeRefused) as error:
+            raise StepRefused(f"forwarded proposal: {error}") from error

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from raft.core.types import HardState
 from raft.state_machine import WalWriter
 from raft.wal import WalJob
+
+log = logging.getLogger("esker.raft")
+
+FLUSH_SECONDS = 10.0
 
 
 class WalQueue:
@@ -66,10 +71,15 @@ class WalQueue:
         self._wal.release(index)
 
     async def flush(self) -> None:
-        """Write what is owed, and wait for everything under way."""
+        """Write what is owed, and wait for everything under way, but not for a disk that is dead:
+        nothing was promised about what it still has to write."""
         if self._owed is not None:
             self.submit(WalJob(self._owed), lambda: None, sync=True)
-        await self._idle.wait()
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            log.error("the WAL has not answered for %.0f s, not waiting for it", FLUSH_SECONDS)
 
     def abandon(self) -> None:
         """The WAL has failed: nobody waits for it any longer."""

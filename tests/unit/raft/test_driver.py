@@ -284,7 +284,7 @@ async def test_forwarded_proposals_are_admitted_whole_or_not(
     node.driver.receive(Message(type=MessageType.PROPOSE, to=1, sender=2, entries=[good, entry]))
     await turn()
     assert node.driver.status().last_index == last
-    assert node.driver.counters.proposals_refused == 1
+    assert node.driver.counters.proposals_refused == 2
     assert node.driver.counters.messages_refused == 1
     node.driver.receive(Message(type=MessageType.PROPOSE, to=1, sender=2, entries=[good]))
     await turn()
@@ -441,7 +441,7 @@ async def test_full_disk_is_fatal_once_and_lets_the_member_stop(
 async def test_stop_does_not_wait_for_a_dead_disk(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("raft.driver.FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("raft.wal_queue.FLUSH_SECONDS", 0.01)
     node = await lead(start_node)
     await node.driver.stop()
     assert "not waiting for it" in caplog.text
