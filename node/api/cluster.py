@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from node.api.messages import MemberListRequest
+from node.api.messages import (
+    MemberAddRequest,
+    MemberListRequest,
+    MemberPromoteRequest,
+    MemberRemoveRequest,
+)
+from node.apply.requests import MemberUpdateRequest
 from node.apply.responses import MembersResponse
 
 if TYPE_CHECKING:
+    from node.api.maintenance import Spawn
     from node.proposals import Done
     from node.server import Server
 
@@ -15,8 +22,9 @@ if TYPE_CHECKING:
 class Cluster:
     """Methods call `done` exactly once."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, spawn: Spawn) -> None:
         self._server = server
+        self._spawn = spawn
 
     def list(self, request: MemberListRequest, done: Done) -> None:
         """As this member knows them, or as of now with `linearizable`."""
@@ -27,3 +35,16 @@ class Cluster:
 
     def _members(self) -> MembersResponse:
         return MembersResponse(self._server.members.list())
+
+    def add(self, request: MemberAddRequest, done: Done) -> None:
+        membership = self._server.membership
+        self._spawn(membership.add(request.peerURLs, is_learner=request.isLearner), done)
+
+    def remove(self, request: MemberRemoveRequest, done: Done) -> None:
+        self._spawn(self._server.membership.remove(request.ID), done)
+
+    def update(self, request: MemberUpdateRequest, done: Done) -> None:
+        self._spawn(self._server.membership.update(request.ID, request.peerURLs), done)
+
+    def promote(self, request: MemberPromoteRequest, done: Done) -> None:
+        self._spawn(self._server.membership.promote(request.ID), done)

@@ -159,6 +159,24 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     apply_errors.PeerUrlExists: Refusal(
         FAILED_PRECONDITION, "etcdserver: Peer URLs already exists"
     ),
+    apply_errors.MemberUrlsInvalid: Refusal(
+        INVALID_ARGUMENT, "etcdserver: given member URLs are invalid"
+    ),
+    apply_errors.NotLearner: Refusal(
+        FAILED_PRECONDITION, "etcdserver: can only promote a learner member"
+    ),
+    apply_errors.LearnerNotReady: Refusal(
+        FAILED_PRECONDITION,
+        "etcdserver: can only promote a learner member which is in sync with leader",
+    ),
+    apply_errors.TooManyLearners: Refusal(
+        FAILED_PRECONDITION, "etcdserver: too many learner members in cluster"
+    ),
+    # As with TooManyRequests, what etcd sends is not what its table says.
+    apply_errors.NotEnoughStarted: Refusal(
+        UNKNOWN, "etcdserver: re-configuration failed due to not enough started members"
+    ),
+    apply_errors.Unhealthy: Refusal(UNAVAILABLE, "etcdserver: unhealthy cluster"),
     apply_errors.BadLeaderTransferee: Refusal(
         FAILED_PRECONDITION, "etcdserver: bad leader transferee"
     ),

@@ -23,6 +23,7 @@ from node.apply.requests import (
     Compare,
     CompareResult,
     CompareTarget,
+    MemberUpdateRequest,
     RangeRequest,
     RequestOp,
 )
@@ -61,6 +62,19 @@ class LeaseLeasesResponse(msgspec.Struct):
 
 class MemberListRequest(msgspec.Struct):
     linearizable: bool = False
+
+
+class MemberAddRequest(msgspec.Struct):
+    peerURLs: list[str] = []
+    isLearner: bool = False
+
+
+class MemberRemoveRequest(msgspec.Struct):
+    ID: int = 0
+
+
+class MemberPromoteRequest(msgspec.Struct):
+    ID: int = 0
 
 
 class DowngradeInfo(msgspec.Struct, frozen=True):
@@ -146,6 +160,9 @@ _ENUMS: dict[tuple[type, str], type[IntEnum]] = {
 _UNSIGNED: dict[tuple[type, str], Kind] = {
     (AlarmRequest, "memberID"): Kind.UINT64,
     (MoveLeaderRequest, "targetID"): Kind.UINT64,
+    (MemberRemoveRequest, "ID"): Kind.UINT64,
+    (MemberPromoteRequest, "ID"): Kind.UINT64,
+    (MemberUpdateRequest, "ID"): Kind.UINT64,
     (HashResponse, "hash"): Kind.UINT32,
     (HashKvResponse, "hash"): Kind.UINT32,
 }

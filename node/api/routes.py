@@ -19,7 +19,10 @@ from node.api.messages import (
     EmptyMessage,
     HashKvRequest,
     LeaseTimeToLiveRequest,
+    MemberAddRequest,
     MemberListRequest,
+    MemberPromoteRequest,
+    MemberRemoveRequest,
     MoveLeaderRequest,
 )
 from node.apply.requests import (
@@ -27,6 +30,7 @@ from node.apply.requests import (
     CompactionRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
+    MemberUpdateRequest,
 )
 from node.apply.responses import RangeResponse
 
@@ -101,7 +105,7 @@ class Routes:
         self.streams: dict[bytes, Stream] = {}
         self._add_kv(Kv(server))
         self._add_lease(Lease(server))
-        self._add_cluster(Cluster(server))
+        self._add_cluster(Cluster(server, spawn))
         self._add_maintenance(Maintenance(server, spawn, metrics))
 
     def methods(self) -> list[Unary | Stream]:
@@ -161,13 +165,17 @@ class Routes:
             self._add(Unary("Lease/" + name, _reader(message), serve, self._with_header), *paths)
 
     def _add_cluster(self, cluster: Cluster) -> None:
-        members = Unary(
-            "Cluster/MemberList",
-            _reader(MemberListRequest),
-            cluster.list,
-            self._with_plain_header,
-        )
-        self._add(members, "/cluster/member/list")
+        for name, message, serve in (
+            ("Add", MemberAddRequest, cluster.add),
+            ("List", MemberListRequest, cluster.list),
+            ("Promote", MemberPromoteRequest, cluster.promote),
+            ("Remove", MemberRemoveRequest, cluster.remove),
+            ("Update", MemberUpdateRequest, cluster.update),
+        ):
+            method = Unary(
+                "Cluster/Member" + name, _reader(message), serve, self._with_plain_header
+            )
+            self._add(method, "/cluster/member/" + name.lower())
 
     def _add_maintenance(self, maintenance: Maintenance) -> None:
         for name, message, serve, encode, path in (

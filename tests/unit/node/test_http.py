@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from mvcc.errors import Compacted
 from mvcc.kv import KeyValue
 from node.api.http import HttpFace
-from node.apply.errors import NotLeader, RequestTimedOut
+from node.apply.errors import MemberUrlsInvalid, NotLeader, RequestTimedOut
+from node.apply.responses import Member, MembersResponse
 from node.metrics import Metrics
 from tests.unit.node.fake_server import FakeConfig, FakeServer
 from tests.unit.node.wire import HEADER, b64, get, post, put
@@ -381,6 +382,55 @@ async def test_long_work_that_fails(client: Client, maintenance: FakeMaintenance
             assert (answer.status, answer.json()["code"]) == (status, code)
         (answer,) = await client.ask(post("/v3/maintenance/snapshot", {}))
         assert (answer.status, answer.json()["error"]["grpc_code"]) == (status, code)
+
+
+class FakeMembership:
+    """Says what it was asked in the answer's member."""
+
+    async def add(self, peer_urls: list[str], *, is_learner: bool) -> MembersResponse:
+        if not peer_urls:
+            raise MemberUrlsInvalid
+        added = Member(9, peerURLs=peer_urls, isLearner=is_learner)
+        return MembersResponse([Member(7), added], added)
+
+    async def remove(self, number: int) -> MembersResponse:
+        return MembersResponse([Member(number)])
+
+    promote = remove
+
+    async def update(self, number: int, peer_urls: list[str]) -> MembersResponse:
+        return MembersResponse([Member(number, peerURLs=peer_urls)])
+
+
+async def test_membership(client: Client) -> None:
+    client.server.membership = FakeMembership()
+    path = "/v3/cluster/member/"
+    large = {"ID": str(2**64 - 1)}
+    told = {"header": HEADER}
+    for call, request, expected in (
+        (
+            "add",
+            {"peerURLs": ["http://c:1"], "is_learner": False, "isLearner": True},
+            {
+                "member": {"ID": "9", "peerURLs": ["http://c:1"], "isLearner": True},
+                "members": [
+                    {"ID": "7"},
+                    {"ID": "9", "peerURLs": ["http://c:1"], "isLearner": True},
+                ],
+            },
+        ),
+        ("remove", large, {"members": [large]}),
+        ("promote", large, {"members": [large]}),
+        (
+            "update",
+            {"ID": 7, "peerURLs": ["http://d:1"]},
+            {"members": [{"ID": "7", "peerURLs": ["http://d:1"]}]},
+        ),
+    ):
+        (answer,) = await client.ask(post(path + call, request))
+        assert (answer.status, answer.json()) == (200, told | expected)
+    (answer,) = await client.ask(post(path + "add", {}))
+    assert (answer.status, answer.json()["code"]) == (400, 3)
 
 
 async def test_snapshot_stream(client: Client, maintenance: FakeMaintenance) -> None:

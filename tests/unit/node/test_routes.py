@@ -33,7 +33,11 @@ PATHS = [
     "/kv/lease/revoke",
     "/kv/lease/timetolive",
     "/kv/lease/leases",
+    "/cluster/member/add",
     "/cluster/member/list",
+    "/cluster/member/promote",
+    "/cluster/member/remove",
+    "/cluster/member/update",
     "/maintenance/alarm",
     "/maintenance/status",
     "/maintenance/defragment",
@@ -64,7 +68,7 @@ def test_the_surface() -> None:
         b"/v3beta/maintenance/snapshot",
     }
     names = [method.name for method in routes.methods()]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 21
     assert routes.unary[b"/v3/kv/lease/leases"] is routes.unary[b"/v3beta/lease/leases"]
 
 
