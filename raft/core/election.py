@@ -116,12 +116,42 @@ def on_vote_request(raft: Raft, message: Message) -> None:
         if not pre:
             raft.grant_vote(message.sender)
     else:
-        raft.send(Message(type=kind, to=message.sender, term=raft.term, reject=True))
+        raft.send(refusal(raft, kind, message.sender))
+
+
+def refusal(raft: Raft, kind: MessageType, to: int) -> Message:
+    """A refused vote, which also tells what is committed as far as known here."""
+    committed = raft.log.committed
+    return Message(
+        type=kind,
+        to=to,
+        term=raft.term,
+        reject=True,
+        commit=committed,
+        log_term=raft.log.term(committed),
+    )
 
 
 def on_vote_response(raft: Raft, message: Message) -> None:
     """On a candidate for VOTE_RESPONSE, on a pre-candidate for PRE_VOTE_RESPONSE."""
+    if message.reject and learn_commit(raft, message):
+        raft.note("gives up the election: a configuration change turns out to be committed")
+        raft.become_follower(raft.term, NONE)
+        return
     count_vote(raft, message.sender, granted=not message.reject)
+
+
+def learn_commit(raft: Raft, message: Message) -> bool:
+    """Moves the commit index to what who refuses knows, where the logs agree on that entry.
+
+    A member that was removed, or made a learner, while it led may have the longest log: it refuses
+    all who do not know of the change and think that they need its vote, and it will not campaign
+    itself. So it tells them. True when that leaves a configuration change to be applied first.
+    """
+    if not raft.log.match_term(message.commit, message.log_term):
+        return False
+    raft.log.commit_to(message.commit)
+    return unapplied_conf_change(raft)
 
 
 def on_timeout_now(raft: Raft, message: Message) -> None:

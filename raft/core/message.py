@@ -49,7 +49,9 @@ class Message(msgspec.Struct, array_like=True, kw_only=True):
     `term` is 0 on PROPOSE and READ_INDEX, which are forwarded and belong to no term.
     `log_term`, `index`: the entry before `entries` (APPEND), the candidate's last entry (VOTE),
     the matched or rejected index (APPEND_RESPONSE), the read index (READ_INDEX_RESPONSE).
-    `commit`: the leader's, or on APPEND_RESPONSE and HEARTBEAT_RESPONSE the responder's own.
+    `commit`: the leader's, or on APPEND_RESPONSE and HEARTBEAT_RESPONSE the responder's own;
+    on a rejected VOTE_RESPONSE or PRE_VOTE_RESPONSE it stands with the term of that entry in
+    `log_term`.
     `reject_hint`: on a rejected APPEND_RESPONSE the greatest index whose term, in `log_term`, is
     not above the rejected one.  `context`: the read position on heartbeats, a read token on
     READ_INDEX*, 1 on a VOTE or PRE_VOTE that a leadership transfer forces, the transferee on

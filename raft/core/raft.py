@@ -297,14 +297,7 @@ class Raft:
         if message.type in (MessageType.APPEND, MessageType.HEARTBEAT):
             self.send(Message(type=MessageType.APPEND_RESPONSE, to=message.sender, term=self.term))
         elif message.type == MessageType.PRE_VOTE:
-            self.send(
-                Message(
-                    type=MessageType.PRE_VOTE_RESPONSE,
-                    to=message.sender,
-                    term=self.term,
-                    reject=True,
-                )
-            )
+            self.send(election.refusal(self, MessageType.PRE_VOTE_RESPONSE, message.sender))
 
     # --- configuration
 

@@ -223,6 +223,7 @@ class World:
         self.inflight = self.random.choice([1, 3, 256])
         self.crashes = self.random.choice([0, 3, 50])
         self.faults = self.random.choice([0.3, 1.0])
+        self.ticks = self.random.choice([4, 12])
         self.members = {number: Member(number, self, FIRST) for number in (1, 2, 3)}
         for number in (4, 5):
             self.members[number] = Member(number, self, Snapshot())
@@ -260,7 +261,7 @@ class World:
         random = self.random
         kind = random.choices(
             ["tick", "deliver", "take", "write", "apply", "ask", "fault"],
-            [5, 20, 20, 15, 15, 4, self.faults],
+            [self.ticks, 20, 20, 15, 15, 4, self.faults],
         )[0]
         able = self.able(kind)
         if not able:
@@ -331,12 +332,16 @@ class World:
         return ConfChange(parts, self.random.choice(list(Transition)) if count else Transition.AUTO)
 
     def fault(self, member: Member) -> None:
-        kind = self.random.choice(["crash", "cut", "heal"])
+        kind = self.random.choice(["crash", "cut", "depose", "heal"])
         if kind == "crash" and self.crashes:
             self.crashes -= 1
             member.crash()
         elif kind == "cut":
             self.cut = {number: self.random.random() < 0.4 for number in self.members}
+        elif kind == "depose":
+            leader = self.leader()
+            if leader is not None:
+                self.cut = {leader.number: True, self.random.randint(1, 5): True}
         elif kind == "heal":
             self.cut = {}
 
