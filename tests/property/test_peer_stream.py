@@ -63,6 +63,7 @@ class FakeAcceptor:
         self.receiver = self
         self.messages: list[Message] = []
         self.complaints = 0
+        self.descriptions = 0
         self.counters = PeerCounters()
 
     def admit(self, stream: AcceptedStream) -> bool:
@@ -82,6 +83,10 @@ class FakeAcceptor:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         coroutine.close()
+
+    def describe(self) -> bytes:
+        self.descriptions += 1
+        return b"a cluster"
 
     def complain(self, text: str) -> None:
         self.complaints += 1
@@ -119,7 +124,7 @@ frames = st.one_of(
 def test_any_frames_after_a_hello(sent: list[bytes], edges: list[int]) -> None:
     data = HELLO + b"".join(sent)
     acceptor, transport = asyncio.run(feed(cut(data, edges)))
-    assert transport.closed == bool(acceptor.complaints)
+    assert transport.closed == bool(acceptor.complaints + acceptor.descriptions)
     expected = 0
     for frame in sent:
         if frame != GOOD_FRAME:
@@ -135,7 +140,7 @@ def test_any_frames_after_a_hello(sent: list[bytes], edges: list[int]) -> None:
 def test_any_bytes_instead_of_a_hello(noise: bytes, kept: int, edges: list[int]) -> None:
     data = HELLO[:kept] + noise
     acceptor, transport = asyncio.run(feed(cut(data, edges)))
-    assert transport.closed == bool(acceptor.complaints)
+    assert transport.closed == bool(acceptor.complaints + acceptor.descriptions)
     if kept < 4 and not data.startswith(HELLO[:4]) and not HELLO.startswith(data):
         assert transport.closed
         assert transport.written == b""
