@@ -22,7 +22,6 @@ import msgpack
 
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
-from node.apply.responses import Member
 from node.config import NodeConfig
 from raft.core.types import ConfState, HardState, Snapshot
 from raft.disk import Disk
@@ -42,11 +41,16 @@ class BootstrapError(Exception):
 
 
 class Identity(NamedTuple):
-    """Who a data directory belongs to: the log's metadata."""
+    """Who a data directory belongs to: the log's metadata.
+
+    `peers` are (member id, peer URLs) of the members that a joining one found: whom to talk to
+    until a snapshot has brought it the membership.
+    """
 
     member_id: int
     cluster_id: int
     token: str
+    peers: list[tuple[int, list[str]]]
 
     def pack(self) -> bytes:
         return bytes(msgpack.packb(self._asdict()))
@@ -61,16 +65,13 @@ class Identity(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A data directory in use. `members` are whom to talk to until the backend knows better
-    (joining only).
-    """
+    """A data directory in use."""
 
     identity: Identity
     wal: Wal
     wal_state: WalState
     backend: LmdbBackend
     snapshotter: Snapshotter
-    members: list[Member]
 
 
 class Directories(NamedTuple):
@@ -95,7 +96,7 @@ async def open_data(
     disk: Disk,
     *,
     open_backend: Callable[[str], LmdbBackend],
-    joining: tuple[Identity, list[Member]] | None,
+    joining: Identity | None,
 ) -> Opened:
     """Open what is there, or create it. BootstrapError, CorruptWal, OSError; then nothing was lost.
 
@@ -117,7 +118,7 @@ async def open_data(
             " and add it again"
         )
     if joining is not None:
-        identity, members = joining
+        identity = joining
         wal = Wal.create(disk, directories.wal, identity.pack())
         state = WalState(identity.pack(), HardState(), Snapshot(), [])
     else:
@@ -127,12 +128,11 @@ async def open_data(
         backend = open_backend(directories.backend)
         if backend.applied() != (FIRST_INDEX, FIRST_TERM):
             raise BootstrapError(f"the first state could not be written to {directories.backend}")
-        members = []
         wal = Wal.create(disk, directories.wal, identity.pack())
         wal.append(first.hard_state, [], first.snapshot, sync=True)
         state = first
     snapshotter = Snapshotter(disk, directories.snap)
-    return Opened(identity, wal, state, backend, snapshotter, members)
+    return Opened(identity, wal, state, backend, snapshotter)
 
 
 def _found(config: NodeConfig, backend: LmdbBackend) -> tuple[Identity, WalState]:
@@ -151,7 +151,7 @@ def _found(config: NodeConfig, backend: LmdbBackend) -> tuple[Identity, WalState
         )
     own = sorted(config.initial_cluster[config.name])
     member_id = next(member.ID for member in first if member.peerURLs == own)
-    identity = Identity(member_id, new_cluster_id(first, token), token)
+    identity = Identity(member_id, new_cluster_id(first, token), token, [])
     conf_state = ConfState(voters=tuple(member.ID for member in first))
     snapshot = Snapshot(FIRST_INDEX, FIRST_TERM, conf_state)
     return identity, WalState(identity.pack(), HardState(FIRST_TERM, 0, FIRST_INDEX), snapshot, [])
@@ -189,7 +189,7 @@ async def _reopen(
         hard_state = HardState(FIRST_TERM, 0, FIRST_INDEX)
         wal.append(hard_state, [], snapshot, sync=True)
         state = state._replace(hard_state=hard_state, snapshot=snapshot)
-    return Opened(identity, wal, state, backend, snapshotter, [])
+    return Opened(identity, wal, state, backend, snapshotter)
 
 
 async def _adopt_snapshot(state: WalState, backend: LmdbBackend, snapshotter: Snapshotter) -> None:

@@ -27,6 +27,7 @@ from node.apply.requests import CompactionRequest, MemberAttributesRequest
 from node.auto_compactor import AutoCompactor, new_policy
 from node.bootstrap import Opened, open_data
 from node.config import NO_QUOTA_BYTES, NodeConfig
+from node.joining import describe, find_place
 from node.metrics import Metrics
 from node.server import Server
 from node.tls import TlsContexts
@@ -100,7 +101,9 @@ class Member:
         loop = asyncio.get_running_loop()
         disk = OsDisk()
         os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
-        opened = await open_data(config, disk, open_backend=self._open_backend, joining=None)
+        self._tls = TlsContexts(config)
+        joining = await find_place(config, self._tls.peer_dialer())
+        opened = await open_data(config, disk, open_backend=self._open_backend, joining=joining)
         store = Store(opened.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)
@@ -135,7 +138,7 @@ class Member:
         self.face = HttpFace(self.server, self.metrics)
         self.wal.start()
         await self.driver.start()
-        tls = TlsContexts(config)
+        tls = self._tls
         await self.face.start(config.listen_client_urls, tls.client_listener())
         if config.listen_metrics_urls:
             await self.face.start(
@@ -194,8 +197,7 @@ class Member:
 
     def _connect_raft(self, opened: Opened, loop: asyncio.AbstractEventLoop) -> None:
         config, server = self.config, self.server
-        identity = opened.identity
-        tls = TlsContexts(config)
+        identity, tls = opened.identity, self._tls
         opened.wal.hit = self._hit
         self.wal = WalThread(
             opened.wal, loop, failed=self._fail, observe=self.metrics.wal_fsync.observe
@@ -206,6 +208,8 @@ class Member:
             listen_urls=config.listen_peer_urls,
             knows=self._knows,
             removed=server.members.is_removed,
+            told_removed=self._told_removed,
+            describe=lambda: describe(server.members),
             server_tls=tls.peer_listener(),
             client_tls=tls.peer_dialer(),
         )
@@ -236,7 +240,7 @@ class Member:
         server.driver = self.driver
         server.transport = self.transport
         server.members_changed = self._follow_members
-        self._joining = {member.ID: member.peerURLs for member in opened.members}
+        self._joining = dict(identity.peers)
         self._follow_members()
 
     def _knows(self, member: int) -> bool:
@@ -260,8 +264,12 @@ class Member:
                 self.transport.update_peer(number, urls)
         self._peers = wanted
         if self.server.members.is_removed(own):
-            log.error("this member was removed from the cluster", extra={"member": f"{own:x}"})
-            self._stop.set()
+            self._told_removed(own)
+
+    def _told_removed(self, _member: int) -> None:
+        own = f"{self.server.member_id:x}"
+        log.error("this member was removed from the cluster and stops", extra={"member": own})
+        self._stop.set()
 
     # -- while it runs
 

@@ -21,6 +21,7 @@ class FrameType(IntEnum):
     CALL = 5
     SNAPSHOT_RESULT = 6
     SNAPSHOT_HEADER = 7
+    DESCRIPTION = 8
     SNAPSHOT_CHUNK = 9
     SNAPSHOT_END = 11
 

@@ -35,6 +35,8 @@ class StreamKind(IntEnum):
 
     MESSAGES = 1
     SNAPSHOT = 2
+    DISCOVER = 3
+    """Asks who we are, by somebody who has no id yet: the answer is the end of the connection."""
 
 
 class Verdict(IntEnum):
@@ -115,6 +117,8 @@ def judge(identity: Identity, hello: Hello) -> Verdict:
     another one."""
     if hello.version != VERSION:
         return Verdict.WRONG_VERSION
+    if hello.kind == StreamKind.DISCOVER:
+        return Verdict.ACCEPTED
     if hello.cluster != identity.cluster:
         return Verdict.WRONG_CLUSTER
     if hello.receiver != identity.member:

@@ -455,6 +455,9 @@ class Acceptor(Protocol):
     def spawn(self, coroutine: Any) -> None:
         """Run a coroutine as a task that the transport owns."""
 
+    def describe(self) -> bytes:
+        """What a stranger who asks who we are is told."""
+
     def complain(self, text: str) -> None:
         """Log about a stranger, not more often than is useful."""
 
@@ -530,6 +533,12 @@ class AcceptedStream(asyncio.Protocol):
         self._hello = b""
         identity = self._acceptor.identity
         verdict = judge(identity, hello)
+        if verdict == Verdict.ACCEPTED and hello.kind == StreamKind.DISCOVER:
+            answer = pack_answer(identity, verdict)
+            description = pack_frame(FrameType.DESCRIPTION, self._acceptor.describe())
+            self.transport.write(answer + description)
+            self.transport.close()
+            return b""
         if verdict == Verdict.ACCEPTED:
             verdict = self._acceptor.verdict(self, hello.kind, hello.sender)
         self.transport.write(pack_answer(identity, verdict))

@@ -62,6 +62,7 @@ class TcpTransport:
     """See `raft.transport.Transport`. `listen_urls` may use port 0; `addresses` then tells the
     ports.
 
+    `describe()` is what a stranger who asks is told of the cluster (see raft.discovery).
     `observe(member, seconds)` gets round-trip times. Counters of a peer are in `counters[member]`.
     """
 
@@ -81,8 +82,10 @@ class TcpTransport:
         pool: Executor | None = None,
         observe: Callable[[int, float], None] = lambda member, seconds: None,
         told_removed: Callable[[int], None] = lambda member: None,
+        describe: Callable[[], bytes] = lambda: b"",
     ) -> None:
         self.identity = Identity(cluster, member, knows, removed)
+        self._describe = describe
         self.frame_bytes_max = frame_bytes_max
         self.counters: dict[int, PeerCounters] = {}
         self.strangers_refused = 0
@@ -317,6 +320,10 @@ class TcpTransport:
         if counters is None:
             counters = self.counters[member] = PeerCounters()
         return counters
+
+    def describe(self) -> bytes:
+        """The cluster as its members know it, for somebody who has no id yet."""
+        return self._describe()
 
     def complain(self, text: str) -> None:
         """Count a stranger, and log one line about it."""
