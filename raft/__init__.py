@@ -21,9 +21,13 @@ way at a time (the log is written while the next one is collected), but their or
    applied in order, off the same turn or later; then `raw_node.applied(index)`. Configuration changes
    among them go through `raw_node.apply_conf_change()` when they are applied, before later entries.
    A Ready with `snapshot` has no `committed`; the snapshot is applied before anything after it.
+   `applied(snapshot.index)` is owed for it, too: then its configuration takes effect. Entries from
+   before it that still wait may be applied or skipped.
 5. `ready.read_states` are answered when `index` is applied. `ready.soft_state` is information.
 
 Where this leaves the thesis: pre-vote and check-quorum are always on, configuration changes take
 effect when applied (not when appended), reads confirm positions instead of requests (a leader numbers
-its pending reads and puts the latest number into its heartbeats), a removed or demoted leader steps down.
+its pending reads and puts the latest number into its heartbeats), a removed or demoted leader hands
+over once a quorum of the others knows its log committed (they could not elect without it sooner), and
+who refuses a vote tells what it knows committed.
 """
