@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,16 @@ from raft.framing import FrameType, pack_frame
 from raft.handshake import HELLO_BYTES, Identity, StreamKind, Verdict, pack_hello
 from raft.peer_stream import AcceptedStream, PeerCounters
 
-logging.getLogger("esker.peer").setLevel(logging.CRITICAL)
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Every example would write a line; other modules read these lines."""
+    log = logging.getLogger("esker.peer")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
+
 
 ONE = Identity(0xC, 1, lambda member: member in (1, 2), lambda member: False)
 TWO = ONE._replace(member=2)
