@@ -18,7 +18,6 @@ simple is aiohttp's to judge, so there is one opinion on what is malformed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -26,8 +25,6 @@ from typing import Any, NamedTuple
 from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal, refusal
 from node.api.json_codec import wire_size
 from node.api.routes import Unary
-
-log = logging.getLogger("esker.api")
 
 HEAD_BYTES_MAX = 8190
 """Above it aiohttp decides (its own limit is per line)."""

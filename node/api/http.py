@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size
 from node.api.errors import (
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
     from node.proposals import Done
     from node.server import Server
 
-log = logging.getLogger("esker.api")
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """False for what aiohttp reports of malformed requests: those are the client's affair."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+aiohttp_log = logging.getLogger("esker.aiohttp")
+aiohttp_log.addFilter(_is_ours)
 
 GRPC_OVERHEAD_BYTES = 512 << 10
 """How much a message may exceed a request's limit before the transport refuses it unread."""
@@ -96,6 +104,7 @@ class HttpFace:
             handler,
             handler_cancellation=True,
             access_log=None,
+            logger=aiohttp_log,
             keepalive_timeout=IDLE_SECONDS,
             max_line_size=HEAD_BYTES_MAX,
             max_field_size=HEAD_BYTES_MAX,

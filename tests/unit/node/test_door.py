@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mvcc.kv import KeyValue
 from node.api import door as door_module
@@ -303,6 +305,24 @@ def test_what_is_not_simple_takes_the_connection_to_aiohttp(unusual: bytes) -> N
     assert bench.successor.data == unusual + put(b"b")
     assert bench.lobby.doors == set()
     assert [r.key for r in bench.server.asked] == [b"a"]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.binary(max_size=40) | st.sampled_from([put(b"a"), get(b"a")]), max_size=8))
+def test_garbage_is_never_lost_nor_an_error_here(pieces: list[bytes]) -> None:
+    """Every byte is served, kept, or handed over."""
+    bench = Bench()
+    for piece in pieces:
+        target: Any = bench.successor if bench.transport.protocol else bench.door
+        target.data_received(piece)
+        bench.loop.run()
+    served = sum(len(put(b"a") if type(r) is PutRequest else get(b"a")) for r in bench.server.asked)
+    stream = b"".join(pieces)
+    if bench.transport.protocol:
+        assert bench.successor.data == stream[served:]
+    else:
+        assert len(bench.answers()) == len(bench.server.asked)
+        assert b"POST /v3".startswith(stream[served : served + 8])
 
 
 def test_an_endless_head_is_handed_over_and_not_kept() -> None:
