@@ -145,6 +145,9 @@ class TcpTransport:
         for stream in list(self._connections):
             stream.transport.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):
+            # An aborted socket is closed in the loop's next turn, one with TLS some turns later.
+            await asyncio.sleep(0)
         self._peers.clear()
         self._dialers.clear()
 

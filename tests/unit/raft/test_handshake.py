@@ -55,7 +55,7 @@ def test_other_magic_is_no_peer() -> None:
         (GOOD._replace(sender=4), Verdict.UNKNOWN_SENDER),
         (GOOD._replace(sender=1), Verdict.UNKNOWN_SENDER),
         (GOOD._replace(sender=9), Verdict.REMOVED_SENDER),
-        (GOOD._replace(kind=3), Verdict.WRONG_KIND),
+        (GOOD._replace(kind=99), Verdict.WRONG_KIND),
         # Ids of another cluster mean nothing here: the cluster is what is wrong.
         (GOOD._replace(cluster=0xD, sender=9, receiver=4), Verdict.WRONG_CLUSTER),
     ],
