@@ -24,6 +24,7 @@ import msgspec
 
 from raft.batches import ProposalBatch, conf_changes_apart
 from raft.checkpoints import Checkpoints
+from raft.commit_notices import CommitNotices
 from raft.core.conf_change import ConfChange, decode_conf_change, encode_conf_change
 from raft.core.config import Config
 from raft.core.errors import ConfChangeRefused, ProposalDropped, StepRefused
@@ -128,6 +129,7 @@ class RaftDriver:
         self._on_fatal = on_fatal
         self._serve = serve
         self._hit = hit
+        self._notices = CommitNotices(asyncio.get_running_loop(), transport.send)
         self._loop = asyncio.get_running_loop()
         self._hard_state = state.hard_state
         self._checkpoints = Checkpoints(
@@ -178,6 +180,7 @@ class RaftDriver:
         """Fall silent, and wait until what was handed to the WAL is written. The WAL stays open."""
         self._running = False
         self._ticker.stop()
+        self._notices.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -194,6 +197,7 @@ class RaftDriver:
         self._running = False
         self._wal.abandon()
         self._ticker.stop()
+        self._notices.stop()
         log.critical("raft stops: %s", error, exc_info=error)
         self._on_fatal(error)
 
@@ -271,6 +275,9 @@ class RaftDriver:
         try:
             if message.type == MessageType.PROPOSE:
                 _admit(self._machine, message.entries)
+                self._notices.forwarded_by(message.sender)
+            elif message.type == MessageType.READ_INDEX:
+                self._notices.forwarded_by(message.sender)
             elif message.type == MessageType.SNAPSHOT:
                 self._hit("install.after_receive")
             self._node.step(message)
@@ -421,6 +428,7 @@ class RaftDriver:
             messages = [message for message in messages if message.type != MessageType.SNAPSHOT]
             for message in snapshots:
                 self._spawn(self._snapshot_sender.send(message))
+        messages = self._notices.take(messages)
         if messages:
             self._transport.send(messages)
 
