@@ -8,7 +8,7 @@ the member, loudly, before it can speak again.
 from __future__ import annotations
 
 import asyncio
-import gc
+import contextlib
 import logging
 import os
 import random
@@ -27,6 +27,7 @@ from node.apply.requests import CompactionRequest, MemberAttributesRequest
 from node.auto_compactor import AutoCompactor, new_policy
 from node.bootstrap import Opened, open_data
 from node.config import NO_QUOTA_BYTES, NodeConfig
+from node.interpreter import settle
 from node.joining import describe, find_place
 from node.metrics import Metrics
 from node.server import Server
@@ -35,19 +36,16 @@ from raft.core.config import Config
 from raft.core.types import NONE
 from raft.disk import OsDisk
 from raft.driver import DriverConfig, RaftDriver
-from raft.tcp_transport import TcpTransport
+from raft.tcp_transport import FRAME_BYTES_MAX, TcpTransport
 from raft.wal_thread import WalThread
 
 log = logging.getLogger("esker.member")
 
 _SWEEP_SECONDS = 0.05
-_PUBLISH_RETRY_SECONDS = 0.1
+_PUBLISH_RETRY_SECONDS = 0.05
+_PUBLISH_WAIT_SECONDS = 5.0
 _TRANSFER_SECONDS = 2.0
 _MAP_SPARE_BYTES = 8 << 30
-_GC_THRESHOLDS = (100_000, 50, 100)
-"""The collector stops the world for as long as there are containers: our long-lived ones hold no
-cycles, so it may look rarely, and what restore has built is frozen out of its sight.
-"""
 
 
 class Member:
@@ -57,6 +55,7 @@ class Member:
         self.config = config
         self._hit = hit
         self._stop = asyncio.Event()
+        self._published = asyncio.Event()
         self._failure: BaseException | None = None
         self._peers: dict[int, list[str]] = {}
         self.metrics = Metrics()
@@ -80,6 +79,7 @@ class Member:
                     tasks.create_task(self.server.compactor.run()),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self._publish()),
+                    tasks.create_task(self._serve_clients()),
                 ]
                 if self.server.auto_compactor is not None:
                     running.append(tasks.create_task(self.server.auto_compactor.run()))
@@ -132,27 +132,10 @@ class Member:
         self.server.observe_compaction = self.metrics.compaction_pause.observe
         self._start_auto_compactor(loop)
         self._connect_raft(opened, loop)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        settle()
         self.face = HttpFace(self.server, self.metrics)
         self.wal.start()
         await self.driver.start()
-        tls = self._tls
-        await self.face.start(config.listen_client_urls, tls.client_listener())
-        if config.listen_metrics_urls:
-            await self.face.start(
-                config.listen_metrics_urls, tls.client_listener(), metrics_only=True
-            )
-        log.info(
-            "serving",
-            extra={
-                "member": f"{opened.identity.member_id:x}",
-                "cluster": f"{opened.identity.cluster_id:x}",
-                "clients": ",".join(config.listen_client_urls),
-                "peers": ",".join(config.listen_peer_urls),
-            },
-        )
 
     def _open_backend(self, path: str) -> LmdbBackend:
         loop = asyncio.get_running_loop()
@@ -170,6 +153,10 @@ class Member:
             on_fatal=self._fail,
             hit=self._hit,
         )
+
+    def _wal_failed(self, error: BaseException) -> None:
+        """Silence first: what is not on disk must not be promised to anybody."""
+        self.driver.fail(error)
 
     def _drained(self) -> None:
         self.driver.resume()
@@ -200,7 +187,7 @@ class Member:
         identity, tls = opened.identity, self._tls
         opened.wal.hit = self._hit
         self.wal = WalThread(
-            opened.wal, loop, failed=self._fail, observe=self.metrics.wal_fsync.observe
+            opened.wal, loop, failed=self._wal_failed, observe=self.metrics.wal_fsync.observe
         )
         self.transport = TcpTransport(
             cluster=identity.cluster_id,
@@ -208,10 +195,12 @@ class Member:
             listen_urls=config.listen_peer_urls,
             knows=self._knows,
             removed=server.members.is_removed,
+            observe=self.metrics.observe_round_trip,
             told_removed=self._told_removed,
             describe=lambda: describe(server.members),
             server_tls=tls.peer_listener(),
             client_tls=tls.peer_dialer(),
+            frame_bytes_max=max(FRAME_BYTES_MAX, 2 * config.max_request_bytes),
         )
         heartbeat = config.heartbeat_interval
         core = Config(
@@ -278,6 +267,31 @@ class Member:
             await asyncio.sleep(_SWEEP_SECONDS)
             self.server.sweep()
 
+    async def _serve_clients(self) -> None:
+        """Clients are let in when the cluster knows this member, or when that takes too long: one
+        without a quorum still serves what it has.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PUBLISH_WAIT_SECONDS):
+                await self._published.wait()
+        config, tls = self.config, self._tls.client_listener()
+        try:
+            await self.face.start(config.listen_client_urls, tls)
+            if config.listen_metrics_urls:
+                await self.face.start(config.listen_metrics_urls, tls, metrics_only=True)
+        except OSError as error:
+            self._fail(error)
+            return
+        log.info(
+            "serving",
+            extra={
+                "member": f"{self.server.member_id:x}",
+                "cluster": f"{self.server.cluster_id:x}",
+                "clients": ",".join(config.listen_client_urls),
+                "peers": ",".join(config.listen_peer_urls),
+            },
+        )
+
     async def _publish(self) -> None:
         """Tell the cluster this member's name and client URLs, until it has heard them."""
         server, config = self.server, self.config
@@ -286,6 +300,7 @@ class Member:
         while True:
             present = server.members.get(server.member_id)
             if present is not None and (present.name, present.clientURLs) == (config.name, urls):
+                self._published.set()
                 return
             if server.leader != NONE:
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mvcc.backend import META
+from mvcc.errors import BackendFailed
 from mvcc.generations import open_file
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.lmdb_view import Copy
@@ -33,8 +34,11 @@ class StateCopy:
 
 
 def copy_state(backend: LmdbBackend) -> StateCopy:
-    """Blocks for seconds per gigabyte. BackendFailed when the disk is full."""
-    return StateCopy(backend.open_copy("snapshot for a peer"))
+    """Blocks for seconds per gigabyte. OSError when there is no room: the peer has to wait."""
+    try:
+        return StateCopy(backend.open_copy("snapshot for a peer"))
+    except BackendFailed as error:
+        raise OSError(str(error)) from error
 
 
 def _conf_state_in(path: str) -> ConfState:

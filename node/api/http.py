@@ -129,9 +129,14 @@ class HttpFace:
         for url in urls:
             parts = urlsplit(url)
             context = ssl_context if parts.scheme == "https" else None
-            listener = await self._loop.create_server(
-                factory, parts.hostname, parts.port or 0, ssl=context, backlog=1024
-            )
+            try:
+                listener = await self._loop.create_server(
+                    factory, parts.hostname, parts.port or 0, ssl=context, backlog=1024
+                )
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"cannot listen on {url}: {error.strerror or error}"
+                ) from error
             self._listeners.append(listener)
             bound += [socket.getsockname()[:2] for socket in listener.sockets]
         if self._sweeper is None:
@@ -255,11 +260,11 @@ class HttpFace:
                 "etcdserver": API_VERSION,
                 "etcdcluster": CLUSTER_VERSION,
                 "storage": STORAGE_VERSION,
+                "esker": VERSION,
             }
         else:
             store = self._server.store
             about = {
-                "esker.version": VERSION,
                 "raft.term": self._server.raft_term,
                 "raft.leader": f"{self._server.leader:x}",
                 "mvcc.revision": store.current_rev,
