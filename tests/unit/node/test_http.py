@@ -286,7 +286,7 @@ async def test_what_is_around_the_calls(client: Client) -> None:
     assert version["etcdserver"].startswith("3.6.")
     assert version["etcdserver"].replace(".", "").isdigit()
     assert version == version | {"etcdcluster": "3.6.0", "storage": "3.6.0"}
-    assert len(version) == 3, "clients compare it whole"
+    assert version["esker"].startswith("0."), "and our own, beside what clients look for"
     refused = await client.get("/version", "POST")
     assert (refused.status, refused.headers["Allow"]) == (405, "GET")
     assert (await client.get("/debug/vars")).json()["mvcc.revision"] == 1
