@@ -250,6 +250,11 @@ class Store:
         self.compact_rev = max(scheduled, finished)
         self.finished_compact_rev = finished
 
+    def dismantle(self) -> Iterator[None]:
+        """Free the memory of a store that another has replaced, in steps; it is empty then."""
+        assert self._writing is None, "a write txn is open"
+        return self.index.dismantle(RESTORE_ROWS)
+
     def check_invariants(self) -> None:
         """The lines of the class docstring, asserted."""
         assert self.finished_compact_rev <= self.compact_rev <= self.current_rev

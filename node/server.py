@@ -453,7 +453,7 @@ class Server:
         store = Store(self.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)
-        self.store = store
+        replaced, self.store = self.store, store
         self.applier.restore(store)
         index, _ = self.backend.applied()
         assert index == snapshot.index, f"snapshot of index {snapshot.index} holds index {index}"
@@ -463,6 +463,13 @@ class Server:
         self.members_changed()
         self.reads.applied(index)
         log.info("installed a snapshot", extra={"index": index, "rev": store.current_rev})
+        self._free(replaced.dismantle())
+
+    def _free(self, steps: Iterator[None]) -> None:
+        """One step per turn of the loop; nobody waits for it."""
+        for _ in steps:
+            self._loop.call_soon(self._free, steps)
+            return
 
     async def _rebuilt(self, start: Callable[[Callable[[Exception | None], None]], None]) -> None:
         future: asyncio.Future[None] = self._loop.create_future()

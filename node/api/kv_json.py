@@ -312,24 +312,28 @@ def _range_end(response: RangeResponse) -> bytes:
 
 
 def range_slices(header: bytes, response: RangeResponse) -> Iterator[bytes]:
-    """`encode_range` in steps: the concatenation is the same."""
+    """`encode_range` in steps: the concatenation is the same. Takes the pairs out of `response`,
+    which would else be freed all at once.
+    """
     kvs = response.kvs
+    kvs.reverse()
     yield header + b',"kvs":['
-    start = 0
-    while start < len(kvs):
-        stop = _slice_end(kvs, start)
-        yield (b"," if start else b"") + _key_values(kvs[start:stop])[1:-1]
-        start = stop
+    comma = b""
+    while kvs:
+        yield comma + _key_values(_take_slice(kvs))[1:-1]
+        comma = b","
     yield b"]" + _range_end(response)
 
 
-def _slice_end(kvs: list[KeyValue], start: int) -> int:
+def _take_slice(kvs: list[KeyValue]) -> list[KeyValue]:
+    """Remove the slice at the end of a reversed list."""
+    part: list[KeyValue] = []
     size = 0
-    for stop in range(start, min(start + SLICE_KEYS, len(kvs))):
-        size += len(kvs[stop].value)
-        if size >= SLICE_BYTES:
-            return stop + 1
-    return min(start + SLICE_KEYS, len(kvs))
+    while kvs and len(part) < SLICE_KEYS and size < SLICE_BYTES:
+        kv = kvs.pop()
+        part.append(kv)
+        size += len(kv.value)
+    return part
 
 
 def is_large(response: RangeResponse) -> bool:

@@ -174,3 +174,21 @@ def test_both_backends_carry_the_same_store(seed):
         on_disk = lived_through(rig, seed)
         rig.close()
     assert on_disk == lived_through(MemoryRig(), seed)
+
+
+def test_a_replaced_store_is_freed_in_bounded_steps() -> None:
+    store = Store(MemoryBackend())
+    for number in range(25):
+        txn = store.write()
+        txn.put(b"%02d" % number, b"v")
+        txn.put(b"%02d" % number, b"w")
+        txn.end()
+    txn = store.write()
+    txn.delete_range(b"0", b"1")
+    txn.end()
+    held = [len(store.index.entries)]
+    for _ in store.index.dismantle(10):
+        held.append(len(store.index.entries))
+        assert held[-2] - held[-1] <= 10
+    assert not (store.index.entries or store.index.live or store.index.gone)
+    assert len(store.index.journal) == 0
