@@ -71,7 +71,9 @@ class Generation:
     """
 
     def __init__(self, directory: str, map_size: int) -> None:
-        """Raises BackendFailed when the engine refuses the file."""
+        """Raises BackendFailed when the engine refuses the file, CorruptionError when its end is
+        missing.
+        """
         self.directory = directory
         self.map_size = map_size
         self.readers = 0
@@ -86,13 +88,28 @@ class Generation:
                 max_dbs=_DBS_MAX,
                 **_ENGINE,
             )
+            self._require_whole()
             with self.env.begin(write=True) as txn:
                 self.tables = {name: self.env.open_db(name.encode(), txn=txn) for name in TABLES}
             # After a crash the last commit may be visible and yet only in the page cache.
             self.env.sync(True)
         except lmdb.Error as error:
             raise BackendFailed(directory, error) from error
+
+    def _require_whole(self) -> None:
+        """Raises CorruptionError for a file that was cut short: the engine maps it, and reading
+        behind the end of a mapped file ends the process without a word.
+
+        Other damage is not looked for here, which would take reading every page (see `check`): the
+        engine notices a page of the wrong kind when it comes upon it.
+        """
         self.page_bytes = int(self.env.stat()["psize"])
+        data = os.path.join(self.directory, DATA)
+        needed = (int(self.env.info()["last_pgno"]) + 1) * self.page_bytes
+        size = os.path.getsize(data)
+        if size < needed:
+            self.env.close()
+            raise CorruptionError(f"{data} has {size} bytes, its last commit needs {needed}")
 
     @property
     def number(self) -> int:
@@ -100,14 +117,20 @@ class Generation:
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last commit; (0, 0) when there was none."""
-        with self.env.begin() as txn:
-            return applied_in(txn, self.tables[META])
+        try:
+            with self.env.begin() as txn:
+                return applied_in(txn, self.tables[META])
+        except lmdb.Error as error:
+            raise BackendFailed(self.directory, error) from error
 
     def size(self, txn: lmdb.Transaction[bytes]) -> BackendSize:
         """Of the state `txn` sees. The pages of the free list itself count as free."""
+        try:
+            stats = [txn.stat(), *(txn.stat(db) for db in self.tables.values())]
+        except lmdb.Error as error:
+            raise BackendFailed(self.directory, error) from error
         pages = _META_PAGES + sum(
-            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            for stat in (txn.stat(), *(txn.stat(db) for db in self.tables.values()))
+            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats
         )
         last_page = int(self.env.info()["last_pgno"])
         return BackendSize((last_page + 1) * self.page_bytes, pages * self.page_bytes)

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import lmdb
+
 from mvcc.backend import BackendSize
 from mvcc.errors import BackendFailed
 from mvcc.generations import Generation, Generations
@@ -76,7 +78,8 @@ class LmdbBackend:
     `post` takes a callable from the writer thread to the loop (call_soon_threadsafe); `clock` gives
     seconds. `on_commit` follows every transaction, `on_drained` follows a `blocked` that said True.
     `on_fatal` is called once with the error when something could not be written: from then on
-    nothing is, and nothing is reported as durable; the node must stop.
+    nothing is, and nothing is reported as durable; the node must stop. Reads raise BackendFailed
+    when they come upon a damaged page.
     """
 
     def __init__(
@@ -231,7 +234,10 @@ class LmdbBackend:
             row = batch.tables[table].get(key, _MISSING)
             if row is not _MISSING:
                 return row
-        return self._txn.get(key, None, self._generation.tables[table])
+        try:
+            return self._txn.get(key, None, self._generation.tables[table])
+        except lmdb.Error as error:
+            raise BackendFailed(self._generation.directory, error) from error
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         found: dict[bytes, bytes | None] = {}
@@ -241,8 +247,11 @@ class LmdbBackend:
                 found.update((key, rows[key]) for key in keys if key in rows)
         missing = [key for key in keys if key not in found] if found else keys
         if missing:
-            with self._txn.cursor(self._generation.tables[table]) as cursor:
-                found.update(cursor.getmulti(missing))
+            try:
+                with self._txn.cursor(self._generation.tables[table]) as cursor:
+                    found.update(cursor.getmulti(missing))
+            except lmdb.Error as error:
+                raise BackendFailed(self._generation.directory, error) from error
         return [found.get(key) for key in keys]
 
     def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
@@ -252,8 +261,11 @@ class LmdbBackend:
             rows = batch.tables[table]
             overlay.update((key, rows[key]) for key in rows if start <= key < end)
         hidden = sum(value is None for value in overlay.values())
-        with self._txn.cursor(self._generation.tables[table]) as cursor:
-            stored = read_rows(cursor, start, end, limit and limit + hidden)
+        try:
+            with self._txn.cursor(self._generation.tables[table]) as cursor:
+                stored = read_rows(cursor, start, end, limit and limit + hidden)
+        except lmdb.Error as error:
+            raise BackendFailed(self._generation.directory, error) from error
         if not overlay:
             return stored
         merged = {**dict(stored), **overlay}

@@ -101,13 +101,31 @@ async def open_data(
     """Open what is there, or create it. BootstrapError, CorruptWal, OSError; then nothing was lost.
 
     `joining` is who this member is to be in a cluster that runs already; only read when there is
-    no log yet.
+    no log yet. The directory is locked until the log, which has a lock of its own, is open: two
+    processes cannot found one member.
     """
     directories = Directories.of(config)
     os.makedirs(os.path.dirname(directories.wal), mode=0o700, exist_ok=True)
     os.makedirs(directories.backend, mode=0o700, exist_ok=True)
-    if disk.exists(directories.wal):
-        return await _reopen(config, disk, directories, open_backend)
+    try:
+        lock = disk.lock(os.path.dirname(directories.backend))
+    except BlockingIOError as error:
+        raise BootstrapError(f"another process uses {config.data_dir}") from error
+    try:
+        if disk.exists(directories.wal):
+            return await _reopen(config, disk, directories, open_backend)
+        return _create(config, disk, directories, open_backend, joining)
+    finally:
+        lock.close()
+
+
+def _create(
+    config: NodeConfig,
+    disk: Disk,
+    directories: Directories,
+    open_backend: Callable[[str], LmdbBackend],
+    joining: Identity | None,
+) -> Opened:
     backend = open_backend(directories.backend)
     if backend.applied()[0] > FIRST_INDEX:
         index = backend.applied()[0]
@@ -173,7 +191,7 @@ async def _reopen(
         )
     backend = open_backend(directories.backend)
     snapshotter = Snapshotter(disk, directories.snap)
-    await _adopt_snapshot(state, backend, snapshotter)
+    await _adopt_snapshot(state, directories, backend, snapshotter)
     members = Members(backend)
     members.restore()
     if members.cluster_id not in (0, identity.cluster_id):
@@ -192,7 +210,9 @@ async def _reopen(
     return Opened(identity, wal, state, backend, snapshotter)
 
 
-async def _adopt_snapshot(state: WalState, backend: LmdbBackend, snapshotter: Snapshotter) -> None:
+async def _adopt_snapshot(
+    state: WalState, directories: Directories, backend: LmdbBackend, snapshotter: Snapshotter
+) -> None:
     """Finish an installation that a crash cut short between the log's mark and the database."""
     index = backend.applied()[0]
     wanted = state.snapshot.index
@@ -201,9 +221,9 @@ async def _adopt_snapshot(state: WalState, backend: LmdbBackend, snapshotter: Sn
     path = snapshotter.path_of(wanted)
     if not any(file.index == wanted for file in snapshotter.files()):
         raise BootstrapError(
-            f"the log begins after the snapshot of index {wanted}, but the database is at index"
-            f" {index} and the snapshot's file is gone: the database is older than its log."
-            " Remove the member, empty its data directory, and add it again"
+            f"the log begins after the snapshot of index {wanted}, but the database in"
+            f" {directories.backend} is at index {index}, and {path} is not there: the database is"
+            " older than its log. Remove the member, empty its data directory, and add it again"
         )
     installed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
     backend.install(path, installed.set_result)

@@ -121,13 +121,18 @@ class TcpTransport:
         for url in self._listen_urls:
             if url.tls and self._server_tls is None:
                 raise ValueError(f"https://{url} is to be listened on, but there is no certificate")
-            server = await self._loop.create_server(
-                lambda: AcceptedStream(self),
-                url.host,
-                url.port,
-                ssl=self._server_tls if url.tls else None,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if url.tls else None,
-            )
+            try:
+                server = await self._loop.create_server(
+                    lambda: AcceptedStream(self),
+                    url.host,
+                    url.port,
+                    ssl=self._server_tls if url.tls else None,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if url.tls else None,
+                )
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"cannot listen for peers on {url}: {error.strerror or error}"
+                ) from error
             self._servers.append(server)
             self.addresses += [sock.getsockname()[:2] for sock in server.sockets]
         self._running = True
