@@ -9,7 +9,7 @@ from raft.core.types import ConfState, Entry, HardState, ReadState, Snapshot
 
 
 def test_the_only_voter_holds_reads_until_its_whole_log_is_committed_again() -> None:
-    """The commit on disk may be behind what was acknowledged: only entries are synced, not commits."""
+    """The commit on disk may trail what was acknowledged: only entries are synced, not commits."""
     storage = MemoryStorage()
     storage.apply_snapshot(Snapshot(1, 1, ConfState(voters=(1,))))
     storage.append([Entry(2, 2, 0, b"acknowledged"), Entry(2, 3, 0, b"acknowledged, too")])
