@@ -382,3 +382,21 @@ def test_lease_moves(store):
     assert store.leases == {}
     put(store, b"c", b"", 9)
     assert (store.lease_of(b"c"), store.lease_of(b"a")) == (9, 0)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 12, 39, 40])
+@pytest.mark.parametrize("order", SortOrder)
+@pytest.mark.parametrize("target", SortTarget)
+def test_a_long_range_is_sorted_in_steps_as_at_once(
+    monkeypatch: pytest.MonkeyPatch, target: SortTarget, order: SortOrder, limit: int
+) -> None:
+    monkeypatch.setattr("mvcc.txn.SORT_KEYS", 7)
+    store = Store(MemoryBackend())
+    for number in range(60):
+        txn = store.write()
+        txn.put(b"%02d" % (number * 7 % 40), b"%d" % (number % 3))
+        txn.end()
+    options = RangeOptions(limit=limit, sort_order=order, sort_target=target, max_mod_revision=61)
+    *steps, result = store.range_steps(b"\0", b"\0", options, slice_keys=3)
+    assert result == store.range(b"\0", b"\0", options)
+    assert len(steps) >= 12 and not any(steps)
