@@ -18,6 +18,8 @@ from mvcc.backend import Backend
 
 log = logging.getLogger("esker.compaction")
 
+SLICE_ROWS = 1000
+"""Rows deleted in one turn of the loop, about 2 ms, however large a batch may be."""
 _PAUSE_MAX_SECONDS = 0.2
 
 
@@ -101,10 +103,7 @@ class Compactor:
         started = loop.time()
         pause = self._pause
         while generation == self._generation:
-            before = loop.time()
-            finished = job.step(self._batch_rows)
-            self._observe(loop.time() - before, self._batch_rows)
-            if finished:
+            if await self._batch(job, generation):
                 break
             pause = min(pause * 2, _PAUSE_MAX_SECONDS) if self._busy() else self._pause
             await asyncio.sleep(pause)
@@ -115,6 +114,21 @@ class Compactor:
                 "finished compaction",
                 extra={"rev": job.revision, "took_ms": round((loop.time() - started) * 1e3)},
             )
+
+    async def _batch(self, job: Any, generation: int) -> bool:
+        """Delete `batch_rows` rows, a slice per turn of the loop; True when these were the last."""
+        loop = asyncio.get_running_loop()
+        left = self._batch_rows
+        while generation == self._generation:
+            rows = min(left, SLICE_ROWS)
+            before = loop.time()
+            finished: bool = job.step(rows)
+            self._observe(loop.time() - before, rows)
+            left -= rows
+            if finished or not left:
+                return finished
+            await asyncio.sleep(0)
+        return False
 
     async def _flush(self) -> None:
         durable = asyncio.get_running_loop().create_future()

@@ -109,3 +109,30 @@ async def test_reset_answers_queued_waiters_and_ends_the_running_job(running) ->
     await reached(compactor)
     assert "step 6" not in backend.events
     assert compactor.idle
+
+
+async def test_a_large_batch_lets_the_loop_turn_between_slices() -> None:
+    backend = FakeBackend()
+    turns: list[str] = []
+
+    class LargeJob(FakeJob):
+        def step(self, limit: int) -> bool:
+            turns.append(str(limit))
+            asyncio.get_running_loop().call_soon(turns.append, "turn")
+            return super().step(limit)
+
+    compactor = Compactor(
+        backend,  # type: ignore[arg-type]
+        batch_rows=2500,
+        pause_seconds=0.0,
+        busy=lambda: False,
+        observe=lambda seconds, rows: None,
+        hit=lambda name: None,
+    )
+    task = asyncio.create_task(compactor.run())
+    finished = asyncio.Event()
+    compactor.submit(LargeJob(backend, 5, 5))
+    compactor.barrier(finished.set)
+    await finished.wait()
+    assert turns[:-1] == ["1000", "turn", "1000", "turn", "500", "turn", "1000", "turn", "1000"]
+    task.cancel()
