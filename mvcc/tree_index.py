@@ -93,7 +93,8 @@ class Journal:
 class TreeIndex:
     """All keys of the store.
 
-    - `entries`: key -> KeyIndex, also of deleted keys until a compaction forgets them.
+    - `entries`: key -> KeyIndex, also of deleted keys until a compaction forgets them. One put in
+      each doubling pays for a larger table: 9 ms at 175,000 keys, 35 ms at 700,000.
     - `live`, `gone`: the same keys in order, by whether the newest revision is a put or a
       tombstone.
     - `modified`: main of the newest change; a read at or above it is a read of the present.

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import uvloop
 
 from mvcc.hash_kv import HashKV
-from mvcc.kv import RangeOptions
+from mvcc.kv import RangeOptions, SortOrder, SortTarget
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.store import Store
 from node.api.kv_json import range_slices
@@ -183,9 +183,11 @@ class Bench:
         yield "collect, frozen", self._collect
         yield "put: overwrite half", lambda: self._put(half)
         yield "count only, 1,000 times", self._count
-        yield "range of everything, JSON", lambda: self._range(0)
         past = self.store.current_rev - half
-        yield "range of the past, JSON", lambda: self._range(past)
+        by_revision = RangeOptions(sort_target=SortTarget.MOD, sort_order=SortOrder.DESCEND)
+        yield "range of everything, JSON", lambda: self._range(RangeOptions())
+        yield "range of the past, JSON", lambda: self._range(RangeOptions(revision=past))
+        yield "range, newest first, JSON", lambda: self._range(by_revision)
         yield "hash_kv", self._hash
         yield "open_copy", lambda: self._in_pool(lambda: self.backend.open_copy().close())
         yield "compact half the rows", self._compact
@@ -237,9 +239,9 @@ class Bench:
             self.store.range(b"\0", b"\0", RangeOptions(count_only=True))
             await asyncio.sleep(0)
 
-    async def _range(self, revision: int) -> None:
+    async def _range(self, options: RangeOptions) -> None:
         found = None
-        for found in self.store.range_steps(b"\0", b"\0", RangeOptions(revision=revision)):  # noqa: B007
+        for found in self.store.range_steps(b"\0", b"\0", options):  # noqa: B007
             await asyncio.sleep(0)
         assert found is not None, "a range without a result"
         response = RangeResponse(found.revision, found.kvs, found.more, found.count)
