@@ -34,6 +34,7 @@ from node.apply.requests import (
     RangeRequest,
     Request,
     TxnRequest,
+    decode,
     encode,
     request_id_of,
 )
@@ -55,6 +56,10 @@ from raft.tcp_transport import TcpTransport
 
 log = logging.getLogger("esker.server")
 
+ENTRY_BYTES_MAX = 8 << 20
+"""Of a forwarded proposal, where --max-request-bytes is not above it: half of what a frame between
+members holds, so that whatever a leader accepts can be sent on.
+"""
 _UNAPPLIED_MAX = 5000
 _QUOTA_CHECKED = (PutRequest, TxnRequest, LeaseGrantRequest)
 
@@ -403,13 +408,31 @@ class Server:
         return self._installing or self.backend.blocked()
 
     def admit(self, data: bytes) -> None:
-        """ValueError for a forwarded proposal that apply could not execute."""
+        """ValueError for a forwarded proposal that apply could not execute, or whose entry would
+        not fit into a frame between members.
+        """
+        limit = max(ENTRY_BYTES_MAX, self.config.max_request_bytes)
+        if len(data) > limit:
+            raise ValueError(f"a request of {len(data)} bytes, at most {limit} are allowed")
         admit(data)
 
+    def require_readable(self, data: bytes) -> None:
+        """ValueError for bytes that are no request of this version of the program."""
+        try:
+            decode(data)
+        except RecursionError:
+            raise ValueError("a request nested too deeply") from None
+
     def admit_conf_change(self, change: ConfChange) -> None:
-        """ValueError for a forwarded membership change that is not one of ours."""
+        """ValueError for a forwarded membership change that is not one of ours: raft's part of it
+        must be about the member that the context is about.
+        """
         if change.context:
-            decode_change(change.context)
+            members = [decode_change(change.context).member.ID]
+        else:
+            members = []
+        if [single.member for single in change.changes] != members:
+            raise ValueError("a membership change whose two halves differ")
 
     def role_changed(self, soft: SoftState, term: int) -> None:
         """Raft sees another leader, or this member has another role."""

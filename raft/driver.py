@@ -50,6 +50,10 @@ from raft.wal_queue import WalQueue
 log = logging.getLogger("esker.raft")
 
 REFUSALS_LOGGED_SECONDS = 10.0
+TERM_LEAP_MAX = 1 << 32
+"""How far ahead of ours a term may be. Terms count elections: no cluster gets there while a member
+is away, and a term from the end of the 64 bits would be its last.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +277,11 @@ class RaftDriver:
         if not self._running:
             return
         try:
-            if message.type == MessageType.PROPOSE:
+            if message.term > self.term + TERM_LEAP_MAX:
+                raise StepRefused(f"term {message.term}, ours is {self.term}")
+            if message.type == MessageType.APPEND:
+                _require_readable(self._machine, message.entries)
+            elif message.type == MessageType.PROPOSE:
                 _admit(self._machine, message.entries)
                 self._notices.forwarded_by(message.sender)
             elif message.type == MessageType.READ_INDEX:
@@ -556,6 +564,21 @@ def _storage_of(state: WalState, applied: int, conf_state: ConfState) -> MemoryS
     storage.append(state.entries)
     storage.set_hard_state(state.hard_state)
     return storage
+
+
+def _require_readable(machine: StateMachine, entries: Sequence[Entry]) -> None:
+    """StepRefused for a leader's entries that apply could not even decode: a leader of ours has
+    none. This member would fail on them at each start; so it lags behind, and says why."""
+    for entry in entries:
+        try:
+            if entry.type == EntryType.CONF_CHANGE:
+                decode_conf_change(entry.data)
+            elif entry.type != EntryType.NORMAL:
+                raise ValueError(f"unknown entry type {entry.type}")
+            elif entry.data:
+                machine.require_readable(entry.data)
+        except (ValueError, ConfChangeRefused) as error:
+            raise StepRefused(f"entry {entry.index}: {error}") from error
 
 
 def _admit(machine: StateMachine, entries: Sequence[Entry]) -> None:

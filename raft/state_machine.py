@@ -27,6 +27,10 @@ class StateMachine(Protocol):
         """ValueError: a forwarded proposal that apply could not handle; it is refused before it
         enters the log."""
 
+    def require_readable(self, data: bytes) -> None:
+        """ValueError: a leader's entry that apply could not decode; it is not taken into the
+        log."""
+
     def admit_conf_change(self, change: ConfChange) -> None:
         """ValueError: a forwarded configuration change whose context apply could not handle."""
 

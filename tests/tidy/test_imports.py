@@ -19,6 +19,8 @@ KNOWS = {
     "node.ctl": ("node.ctl",),
     "node": ("node", "mvcc", "raft"),
     "tests.cluster": ("tests.cluster",),
+    # It speaks the members' own protocol, to abuse it.
+    "tests.cluster.peer": ("tests.cluster", "raft", "node.apply.requests"),
     "tests.chaos": ("tests.chaos", "tests.cluster"),
 }
 """Package: what of ours it may import. The longest matching name rules."""

@@ -158,6 +158,10 @@ class Machine:
         if data.startswith(b"bad"):
             raise ValueError("a bad line")
 
+    def require_readable(self, data: bytes) -> None:
+        if data.startswith(b"unreadable"):
+            raise ValueError("an unreadable line")
+
     def admit_conf_change(self, change: ConfChange) -> None:
         self.admit(change.context)
 
