@@ -33,10 +33,10 @@ format: $(READY) ## rewrite the source in its format
 
 test: $(READY) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -q -m "not slow" -n 2
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2
 
 slow: $(READY) ## only the tests that start processes or take long
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2
 
 bench: $(READY) ## our own measurements, each with its environment
 	for file in tests/bench/bench_*.py; do \
