@@ -5,9 +5,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+import msgspec
 
-class KeyValue(NamedTuple):
-    """One key at one revision. `lease` 0: none. A delete sets only `key` and `mod_revision`."""
+
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
+    """One key at one revision. `lease` 0: none. A delete sets only `key` and `mod_revision`.
+
+    No tuple: the collector looks at those of a named kind, and an answer may hold a million.
+    """
 
     key: bytes
     value: bytes = b""

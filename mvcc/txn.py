@@ -7,6 +7,8 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import replace
+
 from .backend import KEY
 from .errors import Compacted, FutureRevision
 from .kv import Event, EventType, KeyValue, RangeOptions, RangeResult, SortOrder, SortTarget
@@ -146,7 +148,7 @@ class ReadTxn:
     def _read(self, revisions: list[Revision], options: RangeOptions) -> list[KeyValue]:
         kvs = self._store.read_many(revisions)
         if options.keys_only and options.sort_target != SortTarget.VALUE:
-            return [kv._replace(value=b"") for kv in kvs]
+            return [replace(kv, value=b"") for kv in kvs]
         return kvs
 
     def _point(self, key: bytes, options: RangeOptions) -> RangeResult:
@@ -162,7 +164,7 @@ class ReadTxn:
         if options != DEFAULT_OPTIONS:
             kvs = _filter(kvs, options)
             if options.keys_only:
-                kvs = [kv._replace(value=b"") for kv in kvs]
+                kvs = [replace(kv, value=b"") for kv in kvs]
         return RangeResult(kvs, 1, False, self.revision)
 
 
@@ -313,7 +315,7 @@ def _finish(kvs: list[KeyValue], count: int, options: RangeOptions, revision: in
     if more:
         del kvs[options.limit :]
     if options.keys_only and options.sort_target == SortTarget.VALUE:
-        kvs = [kv._replace(value=b"") for kv in kvs]
+        kvs = [replace(kv, value=b"") for kv in kvs]
     return RangeResult(kvs, count, more, revision)
 
 

@@ -277,14 +277,13 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 def _shown(kv: KeyValue) -> _KeyValue:
-    key, value, create_revision, mod_revision, version, lease = kv
     return _KeyValue(
-        key,
-        str(create_revision),
-        str(mod_revision),
-        str(version),
-        value,
-        str(lease) if lease else "",
+        kv.key,
+        str(kv.create_revision),
+        str(kv.mod_revision),
+        str(kv.version),
+        kv.value,
+        str(kv.lease) if kv.lease else "",
     )
 
 

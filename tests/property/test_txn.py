@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import KeyValue
@@ -216,7 +217,7 @@ class Model:
         if request.limit > 0:
             kvs = kvs[: request.limit]
         if request.keys_only:
-            kvs = [kv._replace(value=b"") for kv in kvs]
+            kvs = [replace(kv, value=b"") for kv in kvs]
         if request.count_only:
             kvs = []
         return RangeResponse(self.revision + bool(written), kvs, more, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from mvcc.errors import Compacted, CorruptionError, FutureRevision
 from mvcc.kv import EventType, KeyValue, RangeOptions, SortOrder, SortTarget
@@ -264,7 +265,7 @@ def test_options_on_one_key(store):
     assert store.range(b"k", b"", options) == ([found], 1, False, 3)
     assert list(store.range_steps(b"k", b"", options)) == [([found], 1, False, 3)]
     short = store.range(b"k", b"", options._replace(keys_only=True, limit=1))
-    assert short == ([found._replace(value=b"")], 1, False, 3)
+    assert short == ([replace(found, value=b"")], 1, False, 3)
     assert store.range(b"k", b"", options._replace(count_only=True)) == ([], 1, False, 3)
     assert store.range(b"k", b"", options._replace(min_mod_revision=3)) == ([], 1, False, 3)
     assert store.range(b"k", b"", RangeOptions(revision=1)) == ([], 0, False, 3)
