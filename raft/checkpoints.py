@@ -96,6 +96,9 @@ class Checkpoints:
         due = durable_index - self._marker >= self._snapshot_count
         if not due and not (self._too_long() and durable_index > self._marker):
             return None
+        if durable_index < self._storage.first_index():
+            # A snapshot was accepted that the state machine has not installed yet.
+            return None
         while len(self._conf_states) > 1 and self._conf_states[1][0] <= durable_index:
             del self._conf_states[0]
         self._marker = durable_index

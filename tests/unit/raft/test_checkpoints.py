@@ -99,3 +99,11 @@ def test_installed_snapshot_is_a_new_beginning() -> None:
     log.checkpoints.installed(snapshot)
     assert log.checkpoints.conf_state == SECOND
     assert log.checkpoint(205) == (0, 201)
+
+
+def test_nothing_is_marked_behind_a_snapshot_that_waits_to_be_installed() -> None:
+    """The log begins with it from the moment it is accepted; what commits meanwhile is older."""
+    log = Log()
+    log.storage.apply_snapshot(Snapshot(200, 3, SECOND))
+    assert log.checkpoint(90) == (0, 201)
+    assert log.checkpoints.conf_state == FIRST
