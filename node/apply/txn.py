@@ -65,10 +65,12 @@ def is_serializable(request: TxnRequest) -> bool:
 def read_txn(store: Store, request: TxnRequest) -> TxnResponse:
     """Execute a read-only txn on the present state. Compacted, FutureRevision."""
     succeeded = all(holds(store, compare) for compare in request.compare)
+    ranges = [op.request_range for op in (request.success if succeeded else request.failure)]
     responses: list[RangeResponse | PutResponse | DeleteRangeResponse | TxnResponse] = []
-    for op in request.success if succeeded else request.failure:
-        assert op.request_range is not None, "a read-only txn has ranges only"
-        responses.append(execute_range(store, op.request_range))
+    for each in ranges:
+        assert each is not None, "a read-only txn has ranges only"
+        check_revision(store, each.revision)
+        responses.append(execute_range(store, each))
     return TxnResponse(store.current_rev, succeeded, responses)
 
 
@@ -81,7 +83,7 @@ def apply_txn(
     """
     path: list[bool] = []
     choose(store, request, path)
-    check_path(store, lessor, request, iter(path))
+    check_path(store, lessor, request, path)
     writing = store.write()
     try:
         response = _Run(writing, store, hit).txn(request, iter(path))
@@ -146,20 +148,43 @@ def _order(kv: KeyValue, compare: Compare) -> int:
     return kv.lease - compare.lease
 
 
-def check_path(store: Store, lessor: Lessor, request: TxnRequest, path: Iterator[bool]) -> None:
-    """Raise what forbids an operation on `path`, by the state before the txn."""
-    for op in request.success if next(path) else request.failure:
+def check_path(store: Store, lessor: Lessor, request: TxnRequest, path: list[bool]) -> None:
+    """Raise what forbids an operation on `path`, by the state before the txn.
+
+    Revisions come last, as in etcd: whoever names an unknown lease and a compacted revision hears
+    of the lease.
+    """
+    taken = list(_taken(request, iter(path)))
+    for op in taken:
         if op.request_put is not None:
             check_put_applies(store, lessor, op.request_put)
         elif op.request_range is not None:
             check_range(op.request_range)
-            store.check_revision(op.request_range.revision)
         elif op.request_delete_range is not None:
             check_delete_range(op.request_delete_range)
-        elif op.request_txn is not None:
-            check_path(store, lessor, op.request_txn, path)
         else:
             raise KeyNotFound
+    for op in taken:
+        if op.request_range is not None:
+            check_revision(store, op.request_range.revision)
+
+
+def _taken(request: TxnRequest, path: Iterator[bool]) -> Iterator[RequestOp]:
+    """The operations on `path` in their order, nested txns opened."""
+    for op in request.success if next(path) else request.failure:
+        if op.request_txn is None:
+            yield op
+        else:
+            yield from _taken(op.request_txn, path)
+
+
+def check_revision(store: Store, revision: int) -> None:
+    """Compacted, FutureRevision. In a txn a negative revision is not "now" but one of the past, and
+    a store never compacted has -1 for its compacted one.
+    """
+    if revision < 0 and revision < store.compact_rev:
+        raise Compacted(revision, store.compact_rev)
+    store.check_revision(revision)
 
 
 def check_put_applies(store: Store, lessor: Lessor, request: PutRequest) -> None:

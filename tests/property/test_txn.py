@@ -114,9 +114,10 @@ class Model:
     def run(self, request: TxnRequest) -> TxnResponse | type[Exception]:
         before = self.states[-1]
         work = dict(before)
-        refusal = next(self.refusals(request, before), None)
-        if refusal is not None:
-            return refusal
+        refusals = list(self.refusals(request, before))
+        if refusals:
+            of_revisions = (Compacted, FutureRevision)
+            return next((each for each in refusals if each not in of_revisions), refusals[0])
         written: list[bytes] = []
         response = self.txn(request, before, work, written)
         if written:
@@ -158,7 +159,7 @@ class Model:
             elif op.request_range:
                 if op.request_range.revision > self.revision:
                     yield FutureRevision
-                if 0 < op.request_range.revision < self.compacted:
+                if op.request_range.revision and op.request_range.revision < self.compacted:
                     yield Compacted
 
     def txn(

@@ -190,6 +190,7 @@ def test_a_key_deleted_by_the_same_txn_keeps_nothing(machine: Machine) -> None:
 REFUSED: list[tuple[RequestOp, type[Exception]]] = [
     (range_op(b"k", revision=5), FutureRevision),
     (range_op(b"k", revision=2), Compacted),
+    (range_op(b"k", revision=-1), Compacted),
     (range_op(b""), errors.KeyNotProvided),
     (range_op(b"k", sort_target=9), errors.InvalidSortOption),
     (put_op(b"a", lease=9), errors.LeaseNotFound),
@@ -216,6 +217,20 @@ def test_a_refusal_on_the_path_refuses_the_whole_txn(
     assert machine.store.current_rev == 4
     assert machine.hash_kv() == before
     machine.check()
+
+
+def test_revisions_are_asked_after_everything_else(machine: Machine) -> None:
+    branch = [txn_op([range_op(b"k", revision=9)]), put_op(b"a", lease=9)]
+    assert refused(machine.apply(TxnRequest(success=branch))) is errors.LeaseNotFound
+
+
+def test_a_negative_revision_is_of_the_past(machine: Machine) -> None:
+    """-1 is what a store holds as compacted before its first compaction."""
+    assert isinstance(machine.apply(TxnRequest(success=[range_op(b"k", revision=-1)])), TxnResponse)
+    read = TxnRequest(success=[range_op(b"k", revision=-2)])
+    assert refused(machine.apply(read)) is Compacted
+    with pytest.raises(Compacted):
+        read_txn(machine.store, read)
 
 
 @pytest.mark.parametrize("op", [op for op, _ in REFUSED])
