@@ -22,6 +22,7 @@ import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from node.api import json_codec
 from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size
 from node.api.errors import (
     OK,
@@ -33,6 +34,7 @@ from node.api.errors import (
     refusal,
 )
 from node.api.health import Health
+from node.api.messages import EmptyMessage
 from node.api.routes import Routes, Stream, Unary
 from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION, VERSION
 
@@ -108,6 +110,7 @@ class HttpFace:
             keepalive_timeout=IDLE_SECONDS,
             max_line_size=HEAD_BYTES_MAX,
             max_field_size=HEAD_BYTES_MAX,
+            auto_decompress=False,
         )
 
     # -- listeners
@@ -222,7 +225,7 @@ class HttpFace:
 
     @staticmethod
     def _read_only(request: web.BaseRequest, cors: Mapping[str, str]) -> web.Response | None:
-        if request.method in ("GET", "HEAD"):
+        if request.method == "GET" or (request.method == "HEAD" and request.path == "/metrics"):
             return None
         return web.Response(
             status=405, text="Method Not Allowed\n", headers={"Allow": "GET", **cors}
@@ -289,6 +292,7 @@ class HttpFace:
         try:
             body = await self._read_body(request)
             if isinstance(method, Stream):
+                json_codec.decode(body, EmptyMessage)
                 return await self._stream(request, method, cors)
             parts = await self._unary(method, body)
         except Exception as error:

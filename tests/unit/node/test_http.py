@@ -292,6 +292,27 @@ async def test_what_is_around_the_calls(client: Client) -> None:
     assert (await client.get("/debug/vars")).json()["mvcc.revision"] == 1
 
 
+@pytest.mark.parametrize("path", ["/health", "/version", "/debug/vars", "/livez"])
+async def test_what_is_asked_with_get_has_no_head(client: Client, path: str) -> None:
+    assert (await client.get(path)).status == 200
+    answer = await client.until_closed(
+        f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b"Allow: GET\r\n" in answer
+
+
+async def test_a_content_encoding_is_not_looked_at(client: Client) -> None:
+    (answer,) = await client.ask(post("/v3/kv/range", {"key": "YQ=="}, "Content-Encoding: gzip"))
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"1"])
+async def test_a_stream_reads_its_message(client: Client, body: bytes) -> None:
+    (answer,) = await client.ask(post("/v3/maintenance/snapshot", body))
+    assert (answer.status, answer.json()["code"]) == (400, 3)
+
+
 async def test_the_query_is_ignored(client: Client) -> None:
     (answer,) = await client.ask(post("/v3/kv/range?pretty=true", {"key": "YQ=="}))
     assert answer.status == 200
