@@ -293,14 +293,18 @@ def _filter(kvs: list[KeyValue], options: RangeOptions) -> list[KeyValue]:
 def _sort_steps(
     kvs: list[KeyValue], options: RangeOptions, slice_keys: int | None
 ) -> Generator[None, None, list[KeyValue]]:
-    """Sort by another target than the key; ties keep key order. In one go without `slice_keys`."""
+    """Sort by another target than the key; ties keep key order. In one go without `slice_keys`,
+    else `kvs` is used up.
+    """
     target, reverse = _SORT_KEYS[options.sort_target], options.sort_order == SortOrder.DESCEND
     if slice_keys is None or len(kvs) <= SORT_KEYS:
         return sorted(kvs, key=target, reverse=reverse)
     parts = []
-    for start in range(0, len(kvs), SORT_KEYS):
-        parts.append(sorted(kvs[start : start + SORT_KEYS], key=target, reverse=reverse))
+    while kvs:
+        parts.append(sorted(kvs[-SORT_KEYS:], key=target, reverse=reverse))
+        del kvs[-SORT_KEYS:]
         yield None
+    parts.reverse()
     merged = merge(*parts, key=target, reverse=reverse)
     found: list[KeyValue] = []
     while part := list(islice(merged, slice_keys)):
