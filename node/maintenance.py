@@ -72,10 +72,9 @@ class Maintenance:
 
     async def _view_of_now(self) -> View:
         """A view that holds everything applied so far, and perhaps a little more."""
-        future: asyncio.Future[View] = self._loop.create_future()
         backend = self._server.backend
-        backend.force_commit(lambda: future.set_result(backend.snapshot("hash")))
-        return await future
+        await self._wait(backend.force_commit)
+        return backend.snapshot("hash")
 
     async def _wait(self, start: Callable[[Callable[[], None]], None]) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
@@ -96,7 +95,13 @@ class Maintenance:
         """A compacted copy of the database as of now, for a stream to a client, who closes it."""
         backend = self._server.backend
         await self._wait(backend.force_commit)
-        return await self._loop.run_in_executor(None, backend.open_copy)
+        copying = self._loop.run_in_executor(None, backend.open_copy)
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            # The client has left, but the pool's thread goes on: nobody else would remove the file.
+            copying.add_done_callback(_close_unwanted)
+            raise
 
     async def transfer_leadership(self, target: int) -> None:
         """Hand over to the voter `target`: NotLeader, BadLeaderTransferee, TransferTimedOut."""
@@ -113,6 +118,11 @@ class Maintenance:
             if self._loop.time() > deadline:
                 raise errors.TransferTimedOut()
             await asyncio.sleep(_POLL_SECONDS)
+
+
+def _close_unwanted(copying: asyncio.Future[Copy]) -> None:
+    if not copying.cancelled() and copying.exception() is None:
+        copying.result().close()
 
 
 def _last(steps: Iterator[HashKV | None]) -> HashKV:
