@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable
 
+from mvcc.errors import BackendFailed
 from mvcc.lmdb_backend import CommitStats, LmdbBackend
 from mvcc.store import Store
 from node.api.http import HttpFace
@@ -37,6 +38,7 @@ from raft.core.types import NONE
 from raft.disk import OsDisk
 from raft.driver import DriverConfig, RaftDriver
 from raft.tcp_transport import FRAME_BYTES_MAX, TcpTransport
+from raft.wal import WalError
 from raft.wal_thread import WalThread
 
 log = logging.getLogger("esker.member")
@@ -67,7 +69,13 @@ class Member:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            log.critical("the member stops", exc_info=error, extra={"why": str(error)})
+            # Where in the program a disk fails says nothing; where an assertion does, says all.
+            worldly = isinstance(error, OSError | WalError | BackendFailed)
+            log.critical(
+                "the member stops",
+                exc_info=None if worldly else error,
+                extra={"why": str(error)},
+            )
         self._stop.set()
 
     async def run(self) -> None:
@@ -102,6 +110,8 @@ class Member:
         disk = OsDisk()
         os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
         self._tls = TlsContexts(config)
+        # Files that cannot be used are found before anything is begun.
+        self._client_tls = self._tls.client_listener()
         joining = await find_place(config, self._tls.peer_dialer())
         opened = await open_data(config, disk, open_backend=self._open_backend, joining=joining)
         store = Store(opened.backend, hit=self._hit)
@@ -274,7 +284,7 @@ class Member:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PUBLISH_WAIT_SECONDS):
                 await self._published.wait()
-        config, tls = self.config, self._tls.client_listener()
+        config, tls = self.config, self._client_tls
         try:
             await self.face.start(config.listen_client_urls, tls)
             if config.listen_metrics_urls:

@@ -297,7 +297,7 @@ class Wal:
             self._failure = error
             if error.errno == errno.ENOSPC:
                 self._give_up_reserve()
-            raise WalFailed(f"the WAL cannot be written: {error}") from error
+            raise WalFailed(f"the WAL in {self._path} cannot be written: {error}") from error
 
     def _give_up_reserve(self) -> None:
         # A disk that cannot even remove a file has its first error reported, not this one.

@@ -37,7 +37,7 @@ WRONG_FLAGS = [
 
 
 def last_words(member: Member, *, codes: tuple[int, ...] = (1,)) -> str:
-    """Start `member`, which must end by itself at once; its one line about why."""
+    """Start `member`, which must end by itself at once; what it says about why."""
     before = len(member.log())
     member.start()
     code = member.wait_exit()
@@ -45,8 +45,8 @@ def last_words(member: Member, *, codes: tuple[int, ...] = (1,)) -> str:
     assert code in codes, f"ended with {code}: {said}"
     assert "Traceback" not in said, said
     lines = [line for line in said.splitlines() if "level=fatal" in line or line[:6] == "esker:"]
-    assert len(lines) == 1, said
-    return lines[0]
+    assert lines, said
+    return "\n".join(lines)
 
 
 def fill(member: Member) -> None:
