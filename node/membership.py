@@ -136,9 +136,12 @@ class Membership:
         future: asyncio.Future[MembersResponse] = self._loop.create_future()
 
         def done(result: object) -> None:
+            if future.done():
+                return  # the caller was stopped meanwhile
             if isinstance(result, Exception):
                 future.set_exception(result)
-            elif isinstance(result, MembersResponse):
+            else:
+                assert isinstance(result, MembersResponse), result
                 future.set_result(result)
 
         def propose(request_id: int) -> None:
