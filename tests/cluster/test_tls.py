@@ -92,6 +92,7 @@ def test_three_members_over_tls(tmp_path: Path) -> None:
         check_clients(cluster, authority, strangers)
         check_peers(cluster, authority, strangers)
         cluster[0].kill()
+        cluster.wait_leader()
         cluster[1].client.put(b"meanwhile", b"x")
         cluster.start()
         value = cluster[0].client.get(b"meanwhile")
