@@ -36,6 +36,18 @@ class StoreStatus(NamedTuple):
     journal: int
 
 
+class Counts:
+    """What was executed on a store since the start of the node, for its metrics; its users count.
+
+    `put_bytes` is keys and values together.
+    """
+
+    __slots__ = ("deletes", "put_bytes", "puts", "ranges", "txns")
+
+    def __init__(self) -> None:
+        self.ranges = self.puts = self.deletes = self.txns = self.put_bytes = 0
+
+
 class Store:
     """The versioned store of one node; all calls on one thread.
 
@@ -55,6 +67,7 @@ class Store:
         self.current_rev = FIRST_REV
         self.compact_rev = NEVER_COMPACTED
         self.finished_compact_rev = NEVER_COMPACTED
+        self.counts = Counts()
         self._writing: WriteTxn | None = None
 
     # Reading

@@ -53,6 +53,10 @@ class Compactor:
         self._wake = asyncio.Event()
         self._running: _Item | None = None
         self._generation = 0
+        self.rows_deleted = 0
+        """Since the start."""
+        self.observe_whole: Callable[[float], None] = lambda milliseconds: None
+        """Told how long each compaction took."""
 
     @property
     def idle(self) -> bool:
@@ -110,10 +114,9 @@ class Compactor:
         if generation == self._generation:
             await self._flush()
             self._hit("compaction.finished_durable")
-            log.info(
-                "finished compaction",
-                extra={"rev": job.revision, "took_ms": round((loop.time() - started) * 1e3)},
-            )
+            took_ms = (loop.time() - started) * 1e3
+            self.observe_whole(took_ms)
+            log.info("finished compaction", extra={"rev": job.revision, "took_ms": round(took_ms)})
 
     async def _batch(self, job: Any, generation: int) -> bool:
         """Delete `batch_rows` rows, a slice per turn of the loop; True when these were the last."""
@@ -122,8 +125,10 @@ class Compactor:
         while generation == self._generation:
             rows = min(left, SLICE_ROWS)
             before = loop.time()
+            had_deleted = job.deleted
             finished: bool = job.step(rows)
             self._observe(loop.time() - before, rows)
+            self.rows_deleted += job.deleted - had_deleted
             left -= rows
             if finished or not left:
                 return finished

@@ -8,7 +8,9 @@ the next).
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,6 +95,11 @@ class Metrics(Collector):
             "One step of a compaction, during which nothing else runs.",
             doubling(1, 13),
         )
+        self.compaction_whole = Histogram(
+            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+            "A compaction from its first step to the durable last one.",
+            doubling(100, 14),
+        )
         self.hash = Histogram(
             "etcd_mvcc_hash_duration_seconds", "Hash of the whole database.", doubling(0.01, 15)
         )
@@ -123,6 +130,7 @@ class Metrics(Collector):
 
     def watch_server(self, server: Server) -> None:
         self._server = server
+        server.compactor.observe_whole = self.compaction_whole.observe
 
     def watch_api(self, methods: Sequence[Unary | Stream], lobby: Lobby, health: Health) -> None:
         self._methods = methods
@@ -140,6 +148,7 @@ class Metrics(Collector):
         if self._server is not None:
             yield from _server_families(self._server)
             yield from _store_families(self._server)
+            yield from _operation_families(self._server)
             yield from _peer_families(self._server)
         if self._lobby is not None and self._health is not None:
             yield from _api_families(self._methods, self._lobby, self._health)
@@ -220,6 +229,37 @@ def _store_families(server: Server) -> Iterator[Metric]:
     yield _gauge(name + "watcher_total", "Watchers.", 0)
     yield _gauge(name + "watch_stream_total", "Watch streams.", 0)
     yield _gauge(name + "slow_watcher_total", "Watchers that lag behind.", 0)
+
+
+def _operation_families(server: Server) -> Iterator[Metric]:
+    """What was executed; those of single operations also under the name that etcd had for them."""
+    counts, lessor = server.store.counts, server.lessor
+    for kind, value in (
+        ("put", counts.puts),
+        ("delete", counts.deletes),
+        ("range", counts.ranges),
+        ("txn", counts.txns),
+    ):
+        for name in ("etcd_mvcc_", "etcd_debugging_mvcc_"):
+            yield _counter(f"{name}{kind}_total", f"Executed by this member: {kind}.", value)
+    name = "etcd_debugging_"
+    yield _gauge(
+        name + "mvcc_total_put_size_in_bytes", "Keys and values put so far.", counts.put_bytes
+    )
+    yield _counter(
+        name + "mvcc_db_compaction_keys_total",
+        "Rows deleted by compactions.",
+        server.compactor.rows_deleted,
+    )
+    yield _counter(name + "lease_granted_total", "Leases granted.", lessor.granted_total)
+    yield _counter(name + "lease_revoked_total", "Leases revoked.", lessor.revoked_total)
+    yield _gauge("os_fd_used", "Open files.", len(os.listdir("/proc/self/fd")))
+    yield _gauge("os_fd_limit", "Most of them.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield _gauge(
+        "etcd_server_snapshot_apply_in_progress_total",
+        "Whether a received snapshot is being installed.",
+        server.installing,
+    )
 
 
 def _peer_families(server: Server) -> Iterator[Metric]:

@@ -178,6 +178,11 @@ class Server:
         return self.members.is_learner(self.member_id)
 
     @property
+    def installing(self) -> bool:
+        """A received snapshot is taking the place of the state."""
+        return self._installing
+
+    @property
     def proposals_pending(self) -> int:
         return len(self._proposals)
 
@@ -261,9 +266,11 @@ class Server:
             done(errors.NoLeader())
         elif request.range_end and not request.count_only:
             store = self.store
+            store.counts.ranges += 1
             steps = store.range_steps(request.key, request.range_end, options_of(request))
             self._range_step(store, steps, done)
         else:
+            self.store.counts.ranges += 1
             try:
                 found = self.store.range(request.key, request.range_end, options_of(request))
             except (Compacted, FutureRevision) as error:

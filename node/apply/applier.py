@@ -107,7 +107,7 @@ class Applier:
 
     def restore(self, store: Store) -> None:
         """Take up a store just restored, on start or from a snapshot, and the other tables."""
-        self.store = store
+        store.counts, self.store = self.store.counts, store
         self.alarms.restore()
         self.members.restore()
         self.lessor.restore(store.leases.items())

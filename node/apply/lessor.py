@@ -58,6 +58,7 @@ class Lessor:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._leases: dict[int, Lease] = {}
+        self.granted_total = self.revoked_total = 0
 
     def restore(self, attachments: Iterable[tuple[bytes, int]]) -> None:
         """Load the leases, then attach (key, lease id) of each key's newest record; unknown ids
@@ -86,6 +87,7 @@ class Lessor:
             raise LeaseExists
         lease = self._leases[number] = Lease(number, ttl)
         self._backend.put(LEASE, id_key(number), msgspec.msgpack.encode(LeaseRecord(ttl)))
+        self.granted_total += 1
         return lease
 
     def revoke(self, number: int) -> None:
@@ -93,6 +95,7 @@ class Lessor:
         lease = self._leases.pop(number)
         assert not lease.keys, (number, len(lease.keys))
         self._backend.delete(LEASE, id_key(number))
+        self.revoked_total += 1
 
     def exists(self, number: int) -> bool:
         return number in self._leases

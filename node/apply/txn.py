@@ -71,6 +71,8 @@ def read_txn(store: Store, request: TxnRequest) -> TxnResponse:
         assert each is not None, "a read-only txn has ranges only"
         check_revision(store, each.revision)
         responses.append(execute_range(store, each))
+    store.counts.txns += 1
+    store.counts.ranges += len(ranges)
     return TxnResponse(store.current_rev, succeeded, responses)
 
 
@@ -91,6 +93,7 @@ def apply_txn(
         lessor.follow(writing.lease_changes)
     except (ApplyError, Compacted, FutureRevision) as error:
         raise AssertionError(f"a checked txn failed while it was written: {error!r}") from error
+    store.counts.txns += 1
     return response
 
 
@@ -222,6 +225,7 @@ class _Run:
             prev_kv = execute_put(writing, self._store, request)
             return PutResponse(writing.revision, prev_kv)
         if type(request) is RangeRequest:
+            self._store.counts.ranges += 1
             return execute_range(writing, request)
         if type(request) is DeleteRangeRequest:
             count, prev_kvs = execute_delete_range(writing, self._store, request)
@@ -264,6 +268,9 @@ def execute_put(writing: WriteTxn, store: Store, request: PutRequest) -> KeyValu
     if request.ignore_lease:
         lease = store.lease_of(key)
     writing.put(key, value, lease)
+    counts = store.counts
+    counts.puts += 1
+    counts.put_bytes += len(key) + len(value)
     return prev_kv if request.prev_kv else None
 
 
@@ -272,6 +279,7 @@ def execute_delete_range(
 ) -> tuple[int, list[KeyValue]]:
     """Delete a range: how many keys, and the pairs if they were asked for, ascending."""
     deleted = writing.delete_range(request.key, request.range_end)
+    store.counts.deletes += 1
     if not request.prev_kv:
         return len(deleted), []
     return len(deleted), store.read_many([revision for _, revision in deleted])

@@ -11,6 +11,7 @@ from typing import Any
 
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import KeyValue
+from mvcc.store import Counts
 from node.apply.checks import in_range
 from node.apply.errors import LeaseExists, LeaseNotFound, NoSpace
 from node.apply.requests import (
@@ -55,6 +56,7 @@ class FakeStore:
         self.keys: dict[bytes, KeyValue] = {}
         self.current_rev = 1
         self.compact_rev = -1
+        self.counts = Counts()
 
     def status(self) -> Any:
         return SimpleNamespace(
@@ -65,6 +67,7 @@ class FakeStore:
 class FakeLessor:
     def __init__(self) -> None:
         self.granted: dict[int, int] = {}
+        self.granted_total = self.revoked_total = 0
 
     def time_to_live(self, number: int, *, keys: bool = False) -> Any:
         if number not in self.granted:
@@ -121,6 +124,8 @@ class FakeServer:
         self.driver = SimpleNamespace(commit_index=12)
         self.reads = SimpleNamespace(slow_total=1, failed_total=2)
         self.quota = SimpleNamespace(limit=2 << 30)
+        self.compactor = SimpleNamespace(rows_deleted=0)
+        self.installing = False
         self.applied_index, self.leader_changes, self.proposals_pending = 11, 1, 0
         self.proposals_failed = self.slow_applies = 0
         self.maintenance: Any = SimpleNamespace()

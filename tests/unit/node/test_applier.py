@@ -41,7 +41,7 @@ from node.apply.responses import (
 from raft.core.errors import ConfChangeRefused
 from raft.core.types import ConfState
 
-from .apply_fixture import Machine, put_op, refused
+from .apply_fixture import Machine, put_op, refused, txn_op
 
 
 @pytest.fixture
@@ -410,3 +410,17 @@ def test_results_have_the_store_revision_after_them(machine: Machine) -> None:
     response = machine.apply(TxnRequest(success=[put_op(b"b"), put_op(b"c")]))
     assert isinstance(response, TxnResponse)
     assert response.revision == machine.store.current_rev == 3
+
+
+def test_what_was_executed_is_counted(machine: Machine) -> None:
+    machine.apply(LeaseGrantRequest(10, 7))
+    machine.put(b"a", b"12")
+    machine.apply(DeleteRangeRequest(b"x"))
+    read = RequestOp(request_range=RangeRequest(b"a"))
+    machine.apply(TxnRequest(success=[put_op(b"b"), txn_op([read, read])]))
+    machine.apply(TxnRequest(success=[put_op(b"b", lease=99)]))
+    machine.apply(LeaseRevokeRequest(7))
+    counts, lessor = machine.store.counts, machine.lessor
+    assert (counts.puts, counts.put_bytes, counts.deletes) == (2, 4, 1)
+    assert (counts.ranges, counts.txns) == (2, 1), "what was refused was not executed"
+    assert (lessor.granted_total, lessor.revoked_total) == (1, 1)

@@ -35,9 +35,11 @@ class FakeBackend:
 class FakeJob:
     def __init__(self, backend: FakeBackend, revision: int, steps: int) -> None:
         self.backend, self.revision, self.steps = backend, revision, steps
+        self.deleted = 0
 
     def step(self, limit: int) -> bool:
         self.steps -= 1
+        self.deleted += 3
         self.backend.events.append(f"step {self.revision}")
         return self.steps <= 0
 
@@ -68,9 +70,12 @@ async def reached(compactor: Compactor) -> None:
 
 async def test_jobs_run_one_after_the_other_in_order(running) -> None:
     compactor, backend = running
+    took: list[float] = []
+    compactor.observe_whole = took.append
     compactor.submit(FakeJob(backend, 5, 2))
     compactor.submit(FakeJob(backend, 9, 1))
     await reached(compactor)
+    assert (len(took), compactor.rows_deleted) == (2, 9)
     steps = [event for event in backend.events if event.startswith("step")]
     assert steps == ["step 5", "step 5", "step 9"]
 

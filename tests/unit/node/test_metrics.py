@@ -54,8 +54,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     }
 
 
-def watched() -> tuple[Metrics, Routes, Lobby, Health]:
-    server: Any = FakeServer()
+def watched(server: Any = None) -> tuple[Metrics, Routes, Lobby, Health]:
+    server = server or FakeServer()
     metrics = Metrics()
     metrics.watch_server(server)
     routes = Routes(server, lambda work, done: work.close(), metrics)
@@ -80,15 +80,28 @@ def test_what_dashboards_ask_for_is_there() -> None:
 
 
 def test_numbers_are_their_owners() -> None:
-    metrics, routes, lobby, health = watched()
+    server: Any = FakeServer()
+    metrics, routes, lobby, health = watched(server)
     put = routes.unary[b"/v3/kv/put"]
     put.started, put.handled[0], put.handled[8] = 9, 7, 2
     lobby.received_bytes, health.failures = 1234, 3
+    counts = server.store.counts
+    counts.puts, counts.deletes, counts.ranges, counts.txns, counts.put_bytes = 5, 6, 7, 8, 99
+    server.lessor.granted_total, server.lessor.revoked_total = 3, 2
+    server.compactor.rows_deleted = 11
     shown = samples(metrics)
     assert shown["etcd_server_proposals_committed_total", ()] == 12
     assert shown["etcd_server_proposals_applied_total", ()] == 11
     assert shown["etcd_server_quota_backend_bytes", ()] == 2 << 30
     assert shown["etcd_debugging_mvcc_compact_revision", ()] == -1
+    for kind, value in (("put", 5), ("delete", 6), ("range", 7), ("txn", 8)):
+        assert shown[f"etcd_mvcc_{kind}_total", ()] == value
+        assert shown[f"etcd_debugging_mvcc_{kind}_total", ()] == value
+    assert shown["etcd_debugging_mvcc_total_put_size_in_bytes", ()] == 99
+    assert shown["etcd_debugging_mvcc_db_compaction_keys_total", ()] == 11
+    assert shown["etcd_debugging_lease_granted_total", ()] == 3
+    assert shown["etcd_debugging_lease_revoked_total", ()] == 2
+    assert 0 < shown["os_fd_used", ()] < shown["os_fd_limit", ()]
     assert shown["etcd_server_id", (("server_id", "8000000000000005"),)] == 1
     assert shown["etcd_network_client_grpc_received_bytes_total", ()] == 1234
     assert shown["etcd_server_health_failures", ()] == 3
