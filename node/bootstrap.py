@@ -13,6 +13,7 @@ starts again from nothing; a log that exists always has its state beside it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from mvcc.generations import applied_in_file, check
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
 from node.config import NodeConfig
@@ -105,8 +107,8 @@ async def open_data(
     processes cannot found one member.
     """
     directories = Directories.of(config)
-    os.makedirs(os.path.dirname(directories.wal), mode=0o700, exist_ok=True)
-    os.makedirs(directories.backend, mode=0o700, exist_ok=True)
+    _make_directory(disk, os.path.dirname(directories.wal))
+    _make_directory(disk, directories.backend)
     try:
         lock = disk.lock(os.path.dirname(directories.backend))
     except BlockingIOError as error:
@@ -117,6 +119,18 @@ async def open_data(
         return _create(config, disk, directories, open_backend, joining)
     finally:
         lock.close()
+
+
+def _make_directory(disk: Disk, path: str) -> None:
+    """With those above it; each name is durable on return, or a synced log in it could vanish."""
+    path = os.path.abspath(path)
+    if disk.exists(path):
+        return
+    parent = os.path.dirname(path)
+    _make_directory(disk, parent)
+    with contextlib.suppress(FileExistsError):  # a second process founds the same member
+        disk.make_dir(path)
+    disk.sync_dir(parent)
 
 
 def _create(
@@ -149,7 +163,7 @@ def _create(
         wal = Wal.create(disk, directories.wal, identity.pack())
         wal.append(first.hard_state, [], first.snapshot, sync=True)
         state = first
-    snapshotter = Snapshotter(disk, directories.snap)
+    snapshotter = Snapshotter(disk, directories.snap, faults=_faults)
     return Opened(identity, wal, state, backend, snapshotter)
 
 
@@ -190,7 +204,7 @@ async def _reopen(
             f" (id {identity.cluster_id:x}), not to {config.initial_cluster_token!r}"
         )
     backend = open_backend(directories.backend)
-    snapshotter = Snapshotter(disk, directories.snap)
+    snapshotter = Snapshotter(disk, directories.snap, faults=_faults)
     await _adopt_snapshot(state, directories, backend, snapshotter)
     members = Members(backend)
     members.restore()
@@ -208,6 +222,15 @@ async def _reopen(
         wal.append(hard_state, [], snapshot, sync=True)
         state = state._replace(hard_state=hard_state, snapshot=snapshot)
     return Opened(identity, wal, state, backend, snapshotter)
+
+
+def _faults(path: str, snapshot: Snapshot) -> list[str]:
+    """What is wrong with a received database, in words."""
+    faults = check(path)
+    if not faults and applied_in_file(path) != (snapshot.index, snapshot.term):
+        index, term = applied_in_file(path)
+        faults = [f"it holds the state of {index}, term {term}, not of {snapshot.index}"]
+    return faults
 
 
 async def _adopt_snapshot(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
 from collections.abc import Callable
@@ -108,7 +107,6 @@ class Member:
         config = self.config
         loop = asyncio.get_running_loop()
         disk = OsDisk()
-        os.makedirs(config.data_dir, mode=0o700, exist_ok=True)
         self._tls = TlsContexts(config)
         # Files that cannot be used are found before anything is begun.
         self._client_tls = self._tls.client_listener()

@@ -92,7 +92,8 @@ def _place(path: str, backend: str) -> None:
     current = os.path.join(backend, "CURRENT")
     with open(current, "w") as file:
         file.write(f"{GENERATION}\n")
-    for written in (current, directory, backend):
+    member = os.path.dirname(backend)
+    for written in (current, directory, backend, member, os.path.dirname(member)):
         sync_path(written)
 
 
