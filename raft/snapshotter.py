@@ -4,14 +4,16 @@
         00000000000003e8.snap.db            the state after entry 1000, complete and durable
         00000000000007d0-3.snap.tmp         being received: index 2000, term 3
 
-A file appears under its final name only when it is whole and durable; whether its bytes are the
-sender's is checked by who receives them, before `finish`. Whatever else is found on start is a
+A file appears under its final name only when it is whole, durable, and no fault was found in it:
+raft then builds on it, and a start would fail on it for ever. Whether its bytes are the sender's is
+checked by who receives them, before `finish`. Whatever else is found on start is a
 reception that the last process did not finish.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from raft.core.errors import RaftError
@@ -24,6 +26,10 @@ _TEMPORARY = ".snap.tmp"
 
 class NoRoom(RaftError):
     """The disk has not the room for a snapshot of this size; nothing was begun."""
+
+
+class DamagedSnapshot(RaftError):
+    """What was received is no state that could be installed."""
 
 
 class ReceptionEnded(RaftError):
@@ -40,11 +46,20 @@ class SnapshotFile(NamedTuple):
 class Snapshotter:
     """The directory of received snapshots. Blocking; one thread at a time per reception."""
 
-    def __init__(self, disk: Disk, path: str, *, spare_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        spare_bytes: int = 0,
+        faults: Callable[[str, Snapshot], list[str]] = lambda path, snapshot: [],
+    ) -> None:
         """Makes the directory if need be and removes unfinished receptions.
 
-        `spare_bytes` is what a reception must leave free on the disk.
+        `spare_bytes` is what a reception must leave free on the disk. `faults(path, snapshot)` is
+        what is wrong with a received file, in words; blocking.
         """
+        self.faults = faults
         self._disk = disk
         self._path = path
         self._spare_bytes = spare_bytes
@@ -70,7 +85,7 @@ class Snapshotter:
         if earlier is not None:
             earlier.abort()
         temporary = f"{self._path}/{name}"
-        writer = SnapshotWriter(self, self._disk, temporary, self.path(snapshot))
+        writer = SnapshotWriter(self, self._disk, temporary, snapshot)
         self._receiving[name] = writer
         return writer
 
@@ -120,11 +135,12 @@ class SnapshotWriter:
     After an error nothing is left of it, and all but `abort` raise ReceptionEnded.
     """
 
-    def __init__(self, owner: Snapshotter, disk: Disk, temporary: str, target: str) -> None:
+    def __init__(self, owner: Snapshotter, disk: Disk, temporary: str, snapshot: Snapshot) -> None:
         self._owner = owner
         self._disk = disk
         self._temporary = temporary
-        self._target = target
+        self._snapshot = snapshot
+        self._target = owner.path(snapshot)
         self._file: DiskFile | None = disk.open(temporary, create=True)
         self.received = 0
         """Bytes written."""
@@ -140,10 +156,16 @@ class SnapshotWriter:
         self.received += len(chunk)
 
     def finish(self) -> None:
-        """The bytes are whole: makes them durable under their final name; OSError ends it."""
+        """The bytes are whole: makes them durable under their final name; OSError and
+        DamagedSnapshot end it.
+        """
         file = self._open_file()
         try:
             file.sync()
+            faults = self._owner.faults(self._temporary, self._snapshot)
+            if faults:
+                self.abort()
+                raise DamagedSnapshot(f"a damaged snapshot: {'; '.join(faults[:3])}")
             self._owner._publish(self._temporary, self._target)
         except OSError:
             self.abort()

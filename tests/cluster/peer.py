@@ -19,7 +19,7 @@ from node.apply.requests import KINDS
 from raft.codec import encode_message
 from raft.core.conf_change import ConfChange, ConfChangeSingle, ConfChangeType, encode_conf_change
 from raft.core.message import Message, MessageType
-from raft.core.types import Entry, EntryType
+from raft.core.types import ConfState, Entry, EntryType, Snapshot
 from raft.framing import HEAD_BYTES, FrameType, pack_frame, unpack_head
 from raft.handshake import (
     ANSWER_BYTES,
@@ -54,6 +54,7 @@ __all__ = [
     "pack_frame",
     "request",
     "silent",
+    "snapshot_message",
 ]
 
 TIMEOUT_SECONDS = 8.0
@@ -95,6 +96,16 @@ def conf_change(*changes: tuple[ConfChangeType, int], context: bytes = b"") -> E
     return Entry(
         0, 0, EntryType.CONF_CHANGE, encode_conf_change(ConfChange(singles, context=context))
     )
+
+
+def snapshot_message(
+    *, sender: int, receiver: int, term: int, index: int, voters: tuple[int, ...]
+) -> bytes:
+    """What opens the stream of a snapshot."""
+    snapshot = Snapshot(index, term, ConfState(voters=voters))
+    kind = MessageType.SNAPSHOT
+    message = Message(type=kind, to=receiver, sender=sender, term=term, snapshot=snapshot)
+    return encode_message(message)
 
 
 class Impostor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from tests.cluster.peer import (
     pack_frame,
     request,
     silent,
+    snapshot_message,
 )
 
 pytestmark = pytest.mark.slow
@@ -314,6 +316,37 @@ def test_a_removed_member_is_told(cluster: Cluster) -> None:
 def _removed(member: Member, number: int) -> bool:
     member.client.call("cluster/member/remove", {"ID": str(number)})
     return True
+
+
+def snapshot_stream(message: bytes, state: bytes) -> bytes:
+    """A whole stream of `state`, with the right checksum."""
+    return (
+        pack_frame(FrameType.SNAPSHOT_HEADER, struct.pack(">Q", len(state)) + message)
+        + pack_frame(FrameType.SNAPSHOT_CHUNK, state)
+        + pack_frame(FrameType.SNAPSHOT_END, hashlib.sha256(state).digest())
+    )
+
+
+def test_forged_snapshots_are_not_installed(
+    stage: tuple[Cluster, Callable[[Member], Impostor]],
+) -> None:
+    """Raft would begin its log behind it, and no start could find the state to go with it."""
+    cluster, play = stage
+    leader = cluster.wait_leader()
+    follower = next(member for member in cluster.running() if member is not leader)
+    status = follower.client.status()
+    index, term = int(status["raftIndex"]) + 1000, int(status["raftTerm"]) + 1
+    with play(follower) as impostor:
+        ids = {"sender": impostor.sender, "receiver": impostor.receiver}
+        cluster_number = impostor.answer.cluster
+    message = snapshot_message(term=term, index=index, voters=(ids["sender"],), **ids)
+    for state in (b"", os.urandom(60_000), bytes(60_000)):
+        with connect(follower.peer_url) as connection:
+            greeting = hello(cluster=cluster_number, kind=StreamKind.SNAPSHOT, **ids)
+            connection.sendall(greeting + snapshot_stream(message, state))
+            assert b"damaged snapshot" in silent(connection)
+    check_unharmed(cluster, cluster.running())
+    restart_all(cluster)
 
 
 def test_snapshot_streams_of_nobody(stage: tuple[Cluster, Callable[[Member], Impostor]]) -> None:
