@@ -289,6 +289,11 @@ class Server:
         except (Compacted, FutureRevision) as error:
             done(error)
             return
+        except Exception as error:
+            # The loop, which calls the later slices, would only log it, and the client would wait.
+            done(error)
+            self.driver.fail(error)
+            return
         if found is None:
             self._loop.call_soon(self._range_step, store, steps, done)
         else:
@@ -505,6 +510,8 @@ class Server:
         future: asyncio.Future[None] = self._loop.create_future()
 
         def done(error: Exception | None) -> None:
+            if future.done():
+                return  # the member stops, and has cancelled this
             if error is None:
                 future.set_result(None)
             else:
