@@ -13,6 +13,7 @@ starts again from nothing; a log that exists always has its state beside it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -106,8 +107,8 @@ async def open_data(
     processes cannot found one member.
     """
     directories = Directories.of(config)
-    os.makedirs(os.path.dirname(directories.wal), mode=0o700, exist_ok=True)
-    os.makedirs(directories.backend, mode=0o700, exist_ok=True)
+    _make_directory(disk, os.path.dirname(directories.wal))
+    _make_directory(disk, directories.backend)
     try:
         lock = disk.lock(os.path.dirname(directories.backend))
     except BlockingIOError as error:
@@ -118,6 +119,18 @@ async def open_data(
         return _create(config, disk, directories, open_backend, joining)
     finally:
         lock.close()
+
+
+def _make_directory(disk: Disk, path: str) -> None:
+    """With those above it; each name is durable on return, or a synced log in it could vanish."""
+    path = os.path.abspath(path)
+    if disk.exists(path):
+        return
+    parent = os.path.dirname(path)
+    _make_directory(disk, parent)
+    with contextlib.suppress(FileExistsError):  # a second process founds the same member
+        disk.make_dir(path)
+    disk.sync_dir(parent)
 
 
 def _create(
