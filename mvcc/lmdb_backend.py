@@ -117,6 +117,7 @@ class LmdbBackend:
         self._spent: list[dict[bytes, bytes | None]] = []
         self._told_blocked = False
         self._dead = False
+        self._failure: Exception | None = None
         self._ended = False
         generation = self._generations.open()
         generation.acquire()
@@ -124,7 +125,12 @@ class LmdbBackend:
         self._writer = Writer(
             self._generations,
             self._generation,
-            Reports(self._committed, self._switched, self._refused, self._failed),
+            Reports(
+                self._fatal_if_raised(self._committed),
+                self._fatal_if_raised(self._switched),
+                self._fatal_if_raised(self._refused),
+                self._failed,
+            ),
             post=post,
             hit=hit,
             disk_reserve=disk_reserve,
@@ -376,6 +382,23 @@ class LmdbBackend:
 
     # ---- reports of the writer, on the loop
 
+    def _fatal_if_raised(self, report: Callable[..., None]) -> Callable[..., None]:
+        """`post` has no caller who could hear of an error, and half a report leaves others waiting
+        for ever.
+        """
+
+        def told(*facts: object) -> None:
+            if self._failure is not None:
+                return
+            try:
+                report(*facts)
+            except Exception as error:
+                if self._on_fatal is None:
+                    raise
+                self._failed(error)
+
+        return told
+
     def _committed(self, stats: CommitStats) -> None:
         if self._ended:
             return
@@ -449,9 +472,10 @@ class LmdbBackend:
                 self._on_drained()
 
     def _failed(self, error: Exception) -> None:
-        if self._ended:
+        if self._ended or self._failure is not None:
             return
         self._dead = True
+        self._failure = error
         if self._on_fatal is not None:
             self._on_fatal(error)
         for rebuild in self._rebuilds:

@@ -13,6 +13,7 @@ from mvcc.backend import KEY, META
 from mvcc.errors import BackendFailed, CorruptionError, SnapshotExpired
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.lmdb_view import VIEWS_MAX
+from mvcc.lmdb_writer import Batch
 from tests.unit.mvcc.backends import END, LmdbRig, quick_folder
 
 LEASE = "lease"
@@ -447,3 +448,23 @@ def test_views_end_with_the_backend(rig: LmdbRig) -> None:
         view.range(META, b"", END, 0)
     with pytest.raises(BackendFailed, match="closed"):
         rig.backend.snapshot()
+
+
+# ---- reports
+
+
+def test_report_that_cannot_be_taken_in_is_fatal(folder: Path) -> None:
+    """It comes from the writer's thread: on the loop nobody else would hear of the error."""
+
+    def refuse(stats: object) -> None:
+        raise ValueError("no checkpoint")
+
+    rig = LmdbRig(folder, on_commit=refuse)
+    put_entries(rig.backend, 1, 1)
+    rig.backend.force_commit()
+    rig.run_until(lambda: rig.errors)
+    rig.backend._writer.submit(Batch())
+    rig.posts.get(timeout=10)()
+    assert [str(error) for error in rig.errors] == ["no checkpoint"]
+    assert rig.backend.blocked()
+    rig.close()
