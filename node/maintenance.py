@@ -57,15 +57,18 @@ class Maintenance:
         server = self._server
         while True:
             await self._wait(server.compactor.barrier)
-            at = server.store.check_revision(revision)
-            compacted = server.store.compact_rev
+            store = server.store
+            at = store.check_revision(revision)
+            compacted = store.compact_rev
             view = await self._view_of_now()
-            # The view may be later than `at`; what counts is that no compaction is at work in it.
-            if server.compactor.idle and server.store.compact_rev == compacted:
+            # The view may be later than `at`; what counts is that no compaction is at work in it,
+            # and that it is of this store: an installation replaces the rows first.
+            replaced = server.installing or server.store is not store
+            if server.compactor.idle and store.compact_rev == compacted and not replaced:
                 break
             view.close()
         try:
-            steps = server.store.hash_kv(view, at)
+            steps = store.hash_kv(view, at)
             return await self._loop.run_in_executor(None, _last, steps)
         finally:
             view.close()

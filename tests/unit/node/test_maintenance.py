@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,3 +91,37 @@ async def test_copy_of_a_client_that_left_is_removed(bench: Bench) -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
     await asyncio.sleep(0)
     assert list(bench.path.glob("*.tmp")) == []
+
+
+class Store:
+    """Knows what it was asked to hash."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.compact_rev = 1
+
+    def check_revision(self, revision: int) -> int:
+        return revision
+
+    def hash_kv(self, view: object, at: int) -> Iterator[str]:
+        yield f"{self.name} at {at}"
+
+
+async def test_history_is_not_hashed_while_a_snapshot_replaces_it(bench: Bench) -> None:
+    """The rows are the new ones already, the store and its compact revision still the old."""
+    bench.write(1)
+    server: Any = bench.maintenance._server
+    server.installing, server.store = True, Store("old")
+    rounds = 0
+
+    def barrier(done: Callable[[], None]) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 3:
+            server.installing, server.store = False, Store("new")
+        done()
+
+    server.compactor = SimpleNamespace(idle=True, barrier=barrier)
+    found: Any = await asyncio.wait_for(bench.maintenance.hash_kv(5), 5)
+    assert found == "new at 5"
+    assert bench.backend.info().readers == []
