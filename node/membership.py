@@ -82,8 +82,8 @@ class Membership:
 
     async def update(self, number: int, peer_urls: Sequence[str]) -> MembersResponse:
         """Give a member other peer URLs. MemberNotFound, MemberUrlsInvalid, PeerUrlExists."""
-        check_peer_urls(peer_urls)
         self._present(number)
+        check_peer_urls(peer_urls)
         request = MemberUpdateRequest(number, list(peer_urls))
         response: MembersResponse = await self._server.call(self._server.propose, request)
         return response

@@ -1,4 +1,6 @@
-"""Membership: what becomes of a change whose caller is gone before the answer comes."""
+"""Membership: what is refused, and what becomes of a change whose caller is gone before the answer
+comes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.apply.errors import Stopped
+from node.apply.errors import MemberNotFound, MemberUrlsInvalid, Stopped
 from node.apply.responses import Member, MembersResponse
 from node.membership import Membership
 from node.proposals import Done
@@ -22,7 +24,8 @@ class Server:
     def __init__(self) -> None:
         self.waiting: list[Done] = []
         self.member_id = 1
-        self.members = SimpleNamespace(list=lambda: [Member(1, "a", peerURLs=["http://a:1"])])
+        member = Member(1, "a", peerURLs=["http://a:1"])
+        self.members = SimpleNamespace(list=lambda: [member], get={1: member}.get)
         self.config = SimpleNamespace(strict_reconfig_check=True, initial_cluster_token="t")
         self.driver = SimpleNamespace(propose_conf_change=lambda change: None)
 
@@ -48,3 +51,12 @@ async def test_answer_to_nobody_is_dropped(result: object) -> None:
     await asyncio.wait([task])
     server.waiting[0](result)
     assert task.cancelled()
+
+
+@pytest.mark.parametrize(("number", "error"), [(1, MemberUrlsInvalid), (5, MemberNotFound)])
+async def test_an_update_asks_for_the_member_before_its_urls(
+    number: int, error: type[Exception]
+) -> None:
+    server: Any = Server()
+    with pytest.raises(error):
+        await Membership(server).update(number, [])
