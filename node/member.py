@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 from mvcc.errors import BackendFailed
 from mvcc.lmdb_backend import CommitStats, LmdbBackend
@@ -77,8 +78,19 @@ class Member:
             )
         self._stop.set()
 
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed that nobody waits for: a broken invariant ends the member, the rest is
+        logged.
+        """
+        error = context.get("exception")
+        if isinstance(error, AssertionError):
+            self._fail(error)
+        else:
+            loop.default_exception_handler(context)
+
     async def run(self) -> None:
         """Serve until stopped. OSError, BootstrapError and the like before anything is served."""
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
         await self._open()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mvcc.compaction import Compaction
-from mvcc.errors import Compacted, CorruptionError, FutureRevision
-from mvcc.generations import check
+from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import RangeResult
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.store import Store
@@ -480,9 +479,6 @@ class Server:
     async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
         """Replace this member's state by a received database. No entry is applied meanwhile."""
         self._installing = True
-        faults = await self._loop.run_in_executor(None, check, path)
-        if faults:
-            raise CorruptionError(f"the received snapshot {path} is damaged: {'; '.join(faults)}")
         self.compactor.reset()
         await self._rebuilt(lambda done: self.backend.install(path, done))
         store = Store(self.backend, hit=self._hit)

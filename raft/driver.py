@@ -465,7 +465,7 @@ class RaftDriver:
     async def _install(self, snapshot: Snapshot) -> None:
         log.info("installing a snapshot of index %d", snapshot.index)
         await self._machine.install_snapshot(snapshot, self._snapshots.path(snapshot))
-        await self._loop.run_in_executor(None, self._snapshots.purge, 1)
+        await self._loop.run_in_executor(None, self._snapshots.purge, snapshot.index)
         self._installing = False
         self.applied_index = snapshot.index
         self._checkpoints.installed(snapshot)

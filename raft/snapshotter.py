@@ -111,10 +111,9 @@ class Snapshotter:
         files = self.files()
         return files[-1] if files else None
 
-    def purge(self, keep: int) -> None:
-        """Removes all complete snapshots but the newest `keep`."""
-        files = self.files()
-        dead = files[: max(0, len(files) - keep)]
+    def purge(self, index: int) -> None:
+        """Removes the complete snapshots up to `index`: a later one may still be wanted."""
+        dead = [file for file in self.files() if file.index <= index]
         for file in dead:
             self._disk.remove(file.path)
         if dead:

@@ -71,5 +71,5 @@ class Snapshots(Protocol):
     def path(self, snapshot: Snapshot) -> str:
         """Of the complete file."""
 
-    def purge(self, keep: int) -> None:
-        """Remove all complete files but the newest. Blocking."""
+    def purge(self, index: int) -> None:
+        """Remove the complete files up to `index`. Blocking."""

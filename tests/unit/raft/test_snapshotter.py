@@ -118,11 +118,11 @@ def test_a_failed_sync_ends_the_reception(disk: FaultyDisk) -> None:
     assert disk.list(PATH) == []
 
 
-def test_purge_keeps_the_newest(disk: FaultyDisk) -> None:
+def test_purge_keeps_what_is_later(disk: FaultyDisk) -> None:
     snapshotter = Snapshotter(disk, PATH)
     for index in (30, 10, 20):
         receive(snapshotter, Snapshot(index, 1), b"x")
-    snapshotter.purge(2)
+    snapshotter.purge(10)
     assert [file.index for file in snapshotter.files()] == [20, 30]
-    snapshotter.purge(0)
+    snapshotter.purge(30)
     assert snapshotter.newest() is None
