@@ -100,8 +100,8 @@ class Member:
                     tasks.create_task(self._publish()),
                     tasks.create_task(self._serve_clients()),
                 ]
-                if self.server.auto_compactor is not None:
-                    running.append(tasks.create_task(self.server.auto_compactor.run()))
+                if self.server.replica.auto_compactor is not None:
+                    running.append(tasks.create_task(self.server.replica.auto_compactor.run()))
                 await self._stop.wait()
                 if self._failure is None:
                     await self._hand_over()
@@ -194,7 +194,7 @@ class Member:
             server.store.current_rev,
         )
         if policy is not None:
-            server.auto_compactor = AutoCompactor(
+            server.replica.auto_compactor = AutoCompactor(
                 policy,
                 revision=lambda: server.store.current_rev,
                 propose=lambda rev: server.call(server.compact, CompactionRequest(rev)),
@@ -242,13 +242,12 @@ class Member:
             wal=self.wal,
             transport=self.transport,
             snapshots=opened.snapshotter,
-            state_machine=server,
+            state_machine=server.replica,
             on_fatal=self._fail,
             hit=self._hit,
         )
-        server.driver = self.driver
-        server.transport = self.transport
-        server.members_changed = self._follow_members
+        server.connect(self.driver, self.transport)
+        server.replica.members_changed = self._follow_members
         self._joining = dict(identity.peers)
         self._follow_members()
 

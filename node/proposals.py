@@ -23,6 +23,7 @@ class Proposals:
         self._prefix = (member_id & 0xFFFF) << _COUNTER_BITS
         self._counter = (start_ms << 8) & ((1 << _COUNTER_BITS) - 1)
         self._waiting: dict[int, tuple[Any, Done, float]] = {}
+        self.failed_total = 0
 
     def __len__(self) -> int:
         return len(self._waiting)

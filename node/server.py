@@ -1,26 +1,23 @@
-"""Server: owns one member's parts, hands proposals to raft and committed entries to apply.
+"""Server: the one thing that `node.api` calls: proposals, reads, status.
 
-It is the state machine that `raft.driver` drives, and the one thing that `node.api` calls.
+What comes back from the log is `node.replica`'s affair, starting and stopping `node.member`'s.
 Everything here runs on the loop; what waits for a disk or takes long runs in the parts' own
-threads. Starting and stopping is `node.member`'s work.
+threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mvcc.compaction import Compaction
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import RangeResult
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.store import Store
 from node.apply import errors
 from node.apply.applier import Applier
-from node.apply.checks import admit
-from node.apply.members import decode_change
 from node.apply.quota import Quota
 from node.apply.requests import (
     AlarmAction,
@@ -33,32 +30,24 @@ from node.apply.requests import (
     RangeRequest,
     Request,
     TxnRequest,
-    decode,
     encode,
-    request_id_of,
 )
 from node.apply.responses import RangeResponse
 from node.apply.txn import is_read_only, is_serializable, options_of, read_txn
-from node.auto_compactor import AutoCompactor
 from node.compactor import Compactor
 from node.config import NodeConfig
 from node.maintenance import Maintenance
 from node.membership import Membership
-from node.peer_snapshot import StateCopy, copy_state
 from node.proposals import Done, Proposals
 from node.reads import LinearizableReads
-from raft.core.conf_change import ConfChange, decode_conf_change
-from raft.core.errors import ConfChangeRefused, ProposalDropped
-from raft.core.types import NONE, ConfState, Entry, EntryType, Role, Snapshot, SoftState
+from node.replica import Replica
+from raft.core.errors import ProposalDropped
+from raft.core.types import NONE
 from raft.driver import RaftDriver
 from raft.tcp_transport import TcpTransport
 
 log = logging.getLogger("esker.server")
 
-ENTRY_BYTES_MAX = 8 << 20
-"""Of a forwarded proposal, where --max-request-bytes is not above it: half of what a frame between
-members holds, so that whatever a leader accepts can be sent on.
-"""
 _UNAPPLIED_MAX = 5000
 _QUOTA_CHECKED = (PutRequest, TxnRequest, LeaseGrantRequest)
 
@@ -96,21 +85,18 @@ class Server:
         self.member_id = member_id
         self.cluster_id = cluster_id
         self.backend = backend
-        self.store = store
-        self.applier = applier
         self.members = applier.members
         self.alarms = applier.alarms
         self.lessor = applier.lessor
         self.quota = Quota(config.quota_backend_bytes)
         self.driver: RaftDriver
         self.transport: TcpTransport
-        self._hit = hit
         self._loop = asyncio.get_running_loop()
         self.request_timeout = 5.0 + 2 * config.election_timeout / 1e3
         self._proposals = Proposals(member_id, start_ms=start_ms)
         self.reads = LinearizableReads(
             ask=self._ask_read_index,
-            applied=lambda: self.applied_index,
+            applied=lambda: self.replica.applied_index,
             call_soon=self._loop.call_soon,
             now=self._loop.time,
             timeout_seconds=self.request_timeout,
@@ -124,21 +110,22 @@ class Server:
             observe=self._observe_compaction,
             hit=hit,
         )
-        self.applied_index = backend.applied()[0]
+        self.replica = Replica(
+            backend=backend,
+            store=store,
+            applier=applier,
+            proposals=self._proposals,
+            reads=self.reads,
+            compactor=self.compactor,
+            request_bytes_max=config.max_request_bytes,
+            hit=hit,
+        )
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)
-        self.leader_changes = 0
-        self.proposals_failed = 0
-        self.slow_applies = 0
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
-        self._known_leader = 0
         self._stopping = False
-        self._installing = False
         self._alarm_under_way = False
-        self.auto_compactor: AutoCompactor | None = None
-        self.members_changed: Callable[[], None] = lambda: None
-        applier.on_compaction = self._compaction_applied
-        self._resume_compaction()
+        self.replica.resume_compaction()
 
     def _ask_read_index(self, token: int) -> None:
         self.driver.read_index(token)
@@ -146,16 +133,10 @@ class Server:
     def _observe_compaction(self, seconds: float, _rows: int) -> None:
         self.observe_compaction(seconds * 1e3)
 
-    def _resume_compaction(self) -> None:
-        pending = self.store.pending_compaction()
-        if pending is not None:
-            log.info("going on with a compaction", extra={"rev": pending.revision})
-            self.compactor.submit(pending)
-
-    def _compaction_applied(self, job: Compaction) -> None:
-        self.compactor.submit(job)
-        if self.auto_compactor is not None:
-            self.auto_compactor.compaction_applied()
+    def connect(self, driver: RaftDriver, transport: TcpTransport) -> None:
+        """Raft and the peers, which need the replica to exist before them."""
+        self.driver = self.replica.driver = driver
+        self.transport = transport
 
     # -- what the API asks
 
@@ -177,9 +158,30 @@ class Server:
         return self.members.is_learner(self.member_id)
 
     @property
+    def store(self) -> Store:
+        """The store as of now: a snapshot may replace it between two turns of the loop."""
+        return self.replica.store
+
+    @property
     def installing(self) -> bool:
-        """A received snapshot is taking the place of the state."""
-        return self._installing
+        """A received snapshot is replacing the state."""
+        return self.replica.installing
+
+    @property
+    def applied_index(self) -> int:
+        return self.replica.applied_index
+
+    @property
+    def leader_changes(self) -> int:
+        return self.replica.leader_changes
+
+    @property
+    def slow_applies(self) -> int:
+        return self.replica.slow_applies
+
+    @property
+    def proposals_failed(self) -> int:
+        return self._proposals.failed_total
 
     @property
     def proposals_pending(self) -> int:
@@ -205,7 +207,7 @@ class Server:
         try:
             self.driver.propose(data, request_id)
         except ProposalDropped:
-            self.proposals_failed += 1
+            self._proposals.failed_total += 1
             done(errors.NoLeader())
             return
         deadline = self._loop.time() + self.request_timeout
@@ -261,7 +263,7 @@ class Server:
             )
 
     def _range_now(self, request: RangeRequest, done: Done) -> None:
-        if self._installing:
+        if self.installing:
             done(errors.NoLeader())
         elif request.range_end and not request.count_only:
             store = self.store
@@ -279,7 +281,7 @@ class Server:
 
     def _range_step(self, store: Store, steps: Iterator[RangeResult | None], done: Done) -> None:
         """One slice per turn of the loop: a range of everything must not stop the heartbeats."""
-        if store is not self.store or self._installing:
+        if store is not self.store or self.installing:
             # A snapshot has replaced the state that this range began on; a retry reads the new one.
             done(errors.LeaderChanged())
             return
@@ -310,7 +312,7 @@ class Server:
             )
 
     def _txn_now(self, request: TxnRequest, done: Done) -> None:
-        if self._installing:
+        if self.installing:
             done(errors.NoLeader())
             return
         try:
@@ -386,167 +388,13 @@ class Server:
             is_learner=self.is_learner,
         )
 
-    # -- what raft.driver asks: the state machine
-
-    def apply(self, entries: Sequence[Entry]) -> None:
-        """Execute committed entries in order, answer their proposers, close the batch's books."""
-        try:
-            self._execute(entries)
-        except BaseException:
-            # Half an entry may be in the open batch: none of it may reach the disk.
-            self.backend.abandon()
-            raise
-        last = entries[-1]
-        self.backend.end_entries(last.index, last.term)
-        self.applied_index = last.index
-        self.reads.applied(last.index)
-
-    def _execute(self, entries: Sequence[Entry]) -> None:
-        take = self._proposals.take
-        execute = self.applier.apply_normal
-        for entry in entries:
-            data = entry.data
-            if entry.type == EntryType.CONF_CHANGE:
-                self._apply_conf_change(entry)
-            elif data:
-                waiting = take(request_id_of(data))
-                if waiting is None:
-                    execute(entry.index, entry.term, data, None)
-                else:
-                    waiting[1](execute(entry.index, entry.term, data, waiting[0]))
-
-    def apply_blocked(self) -> bool:
-        return self._installing or self.backend.blocked()
-
-    def admit(self, data: bytes) -> None:
-        """ValueError for a forwarded proposal that apply could not execute, or whose entry would
-        not fit into a frame between members.
-        """
-        limit = max(ENTRY_BYTES_MAX, self.config.max_request_bytes)
-        if len(data) > limit:
-            raise ValueError(f"a request of {len(data)} bytes, at most {limit} are allowed")
-        admit(data)
-
-    def require_readable(self, data: bytes) -> None:
-        """ValueError for bytes that are no request of this version of the program."""
-        try:
-            decode(data)
-        except RecursionError:
-            raise ValueError("a request nested too deeply") from None
-
-    def admit_conf_change(self, change: ConfChange) -> None:
-        """ValueError for a forwarded membership change that is not one of ours: raft's part of it
-        must be about the member that the context is about.
-        """
-        if change.context:
-            members = [decode_change(change.context).member.ID]
-        else:
-            members = []
-        if [single.member for single in change.changes] != members:
-            raise ValueError("a membership change whose two halves differ")
-
-    def role_changed(self, soft: SoftState, term: int) -> None:
-        """Raft sees another leader, or this member has another role."""
-        if soft.leader != self._known_leader:
-            self._known_leader = soft.leader
-            if soft.leader != NONE:
-                self.leader_changes += 1
-                self.reads.leader_changed()
-        log.info(
-            "role changed",
-            extra={"role": soft.role.name, "term": term, "leader": f"{soft.leader:x}"},
-        )
-        if self.auto_compactor is not None:
-            self.auto_compactor.role_changed(soft.role == Role.LEADER)
-
-    def read_ready(self, token: int, index: int) -> None:
-        self.reads.ready(token, index)
-
-    def dropped(self, ids: Sequence[int], error: ProposalDropped) -> None:
-        """Raft did not take these: nothing changed, and their clients hear it now."""
-        for request_id in ids:
-            waiting = self._proposals.take(request_id)
-            if waiting is not None:
-                self.proposals_failed += 1
-                waiting[1](errors.NoLeader())
-
-    async def open_snapshot(self) -> StateCopy:
-        """The database as of its last commit, to be streamed to a peer that the log can no longer
-        help.
-        """
-        return await self._loop.run_in_executor(None, copy_state, self.backend)
-
-    async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
-        """Replace this member's state by a received database. No entry is applied meanwhile."""
-        self._installing = True
-        self.compactor.reset()
-        await self._rebuilt(lambda done: self.backend.install(path, done))
-        store = Store(self.backend, hit=self._hit)
-        for _ in store.restore():
-            await asyncio.sleep(0)
-        replaced, self.store = self.store, store
-        self.applier.restore(store)
-        index, _ = self.backend.applied()
-        assert index == snapshot.index, f"snapshot of index {snapshot.index} holds index {index}"
-        self.applied_index = index
-        self._resume_compaction()
-        self._installing = False
-        self.members_changed()
-        self.reads.applied(index)
-        log.info("installed a snapshot", extra={"index": index, "rev": store.current_rev})
-        self._free(replaced.dismantle())
-
-    def _free(self, steps: Iterator[None]) -> None:
-        """One step per turn of the loop; nobody waits for it."""
-        for _ in steps:
-            self._loop.call_soon(self._free, steps)
-            return
-
-    async def _rebuilt(self, start: Callable[[Callable[[Exception | None], None]], None]) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: Exception | None) -> None:
-            if future.done():
-                return  # the member stops, and has cancelled this
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        start(done)
-        await future
-
-    def _apply_conf_change(self, entry: Entry) -> None:
-        change = decode_conf_change(entry.data)
-
-        def advance(accepted: bool) -> ConfState:
-            return self.driver.apply_conf_change(change) if accepted else self.members.conf_state
-
-        result: object = None
-        request_id = 0
-        try:
-            if change.context:
-                request_id = decode_change(change.context).request_id
-            result = self.applier.apply_conf_change(change.context, advance)
-        except ConfChangeRefused as error:
-            result = errors.InvalidArgument(str(error))
-        except ValueError as error:
-            # The bytes are the same everywhere, so every member passes them over alike.
-            log.error("passed over a membership change", extra={"index": entry.index, "why": error})
-        waiting = self._proposals.take(request_id)
-        self.members_changed()
-        if waiting is not None:
-            # The answer waits until raft has seen this entry applied, or the next change could be
-            # refused.
-            self._loop.call_soon(waiting[1], result)
-
     # -- time, and the end
 
     def sweep(self) -> None:
         """Every 50 ms: what is past its deadline hears that its outcome is unknown."""
         now = self._loop.time()
         for done in self._proposals.expire(now):
-            self.proposals_failed += 1
+            self._proposals.failed_total += 1
             done(errors.RequestTimedOut())
         self.reads.sweep(now, errors.RequestTimedOut)
         self.backend.poll()
