@@ -107,7 +107,9 @@ def read_members(path: Path, data_dir: Path) -> list[Child]:
     """The members that a file describes. Raises LocalError with all that is wrong with it."""
     try:
         table = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LocalError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise LocalError(f"cannot read {path}: {error}") from error
     unknown = table.keys() - {"flags", "members"}
     if unknown:
@@ -157,11 +159,16 @@ class Supervisor:
         self.children = children
         self.stopping = False
 
-    def start(self) -> None:
-        """Start all, and wait until all are healthy. Raises LocalError, with none left running."""
+    def start(self, *, fresh: bool = False) -> None:
+        """Start all, and wait until all are healthy. Raises LocalError, with none left running.
+
+        With `fresh`, what earlier runs left is removed, but never from under a running cluster.
+        """
         for url in (url for child in self.children for url in (child.client_url, child.peer_url)):
             _check_free(url)
         for child in self.children:
+            if fresh:
+                shutil.rmtree(child.data_dir, ignore_errors=True)
             child.data_dir.mkdir(parents=True, exist_ok=True)
             child.start()
         try:
@@ -291,13 +298,10 @@ def run(path: Path, data_dir: Path | None, fresh: bool, demo: bool) -> int:
     with _directory(data_dir, demo) as root:
         try:
             children = read_members(path, root)
-            if fresh:
-                for child in children:
-                    shutil.rmtree(child.data_dir, ignore_errors=True)
             supervisor = Supervisor(children)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: setattr(supervisor, "stopping", True))
-            supervisor.start()
+            supervisor.start(fresh=fresh)
         except LocalError as error:
             click.echo(f"esker local: {error}", err=True)
             return 1

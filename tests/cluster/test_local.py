@@ -138,3 +138,22 @@ def test_an_address_in_use_is_named(file: Path, tmp_path: Path, runs: list[Local
     )
     assert done.returncode == 1
     assert re.search(r"cannot listen on http://127\.0\.0\.1:\d+: Address", done.stderr)
+
+
+def test_fresh_takes_nothing_from_a_running_cluster(
+    file: Path, tmp_path: Path, runs: list[Local]
+) -> None:
+    runs.append(local := Local(file, tmp_path))
+    local.wait_ready()
+    before = sorted(tmp_path.rglob("*.wal"))
+    done = subprocess.run(
+        [*COMMAND, "--config", str(file), "--data-dir", str(tmp_path), "--fresh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot listen on" in done.stderr
+    assert before and sorted(tmp_path.rglob("*.wal")) == before
