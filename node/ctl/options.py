@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
@@ -157,16 +158,38 @@ def write_format() -> str:
     return chosen
 
 
+def _endpoint(word: str) -> str:
+    """An endpoint as it was given, after a look at its form."""
+    try:
+        parts = urlsplit(word if "://" in word else f"//{word}")
+        good = parts.netloc and parts.scheme in ("", "http", "https") and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        fail(f"{word!r} is not an endpoint such as 127.0.0.1:2379", BAD_ARGUMENTS)
+    return word
+
+
+def _file(name: str) -> str:
+    """The file that a global flag names, which must be there: a connection would only say no."""
+    path: str = setting(name, "")
+    if path and not os.path.isfile(path):
+        fail(f"--{name}: there is no file {path}", BAD_ARGUMENTS)
+    return path
+
+
 def client(*, patient: bool = False) -> Client:
     """A client as the flags say; a patient one has no deadline unless --command-timeout sets it."""
     name, _, password = setting("user", "").partition(":")
     settings = Settings(
-        endpoints=tuple(word.strip() for word in setting("endpoints", "127.0.0.1:2379").split(",")),
+        endpoints=tuple(
+            _endpoint(word.strip()) for word in setting("endpoints", "127.0.0.1:2379").split(",")
+        ),
         command_seconds=setting("command_timeout", 5.0),
         dial_seconds=setting("dial_timeout", 2.0),
-        ca_file=setting("cacert", ""),
-        cert_file=setting("cert", ""),
-        key_file=setting("key", ""),
+        ca_file=_file("cacert"),
+        cert_file=_file("cert"),
+        key_file=_file("key"),
         skip_verify=setting("insecure_skip_tls_verify", False),
         user=name,
         password=setting("password", password),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from node.ctl.options import Command, Duration, _plain_booleans, setting
+from node.ctl.__main__ import run
+from node.ctl.options import BAD_ARGUMENTS, Command, Duration, _plain_booleans, setting
 from node.ctl.output import (
     drawn,
     field_lines,
@@ -113,6 +114,24 @@ def test_booleans_with_a_value() -> None:
     flags = {"--prefix", "--hex"}
     given = ["--prefix=true", "--hex=false", "--limit=1", "x", "--", "--prefix=true"]
     assert _plain_booleans(given, flags) == ["--prefix", "--limit=1", "x", "--", "--prefix=true"]
+
+
+UNUSABLE = [
+    (["--endpoints=here:port"], "'here:port' is not an endpoint such as 127.0.0.1:2379"),
+    (["--endpoints=a:1,"], "'' is not an endpoint"),
+    (["--endpoints=ftp://a:1"], "'ftp://a:1' is not an endpoint"),
+    (["--endpoints=[::1"], "'[::1' is not an endpoint"),
+    (["--endpoints=a:99999"], "'a:99999' is not an endpoint"),
+    (["--cacert=none.pem"], "--cacert: there is no file none.pem"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNUSABLE)
+def test_what_cannot_be_connected_to(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["get", "a", *arguments]) == BAD_ARGUMENTS
+    assert capsys.readouterr().err.startswith(f"Error: {message}")
 
 
 @click.command("probe", cls=Command)
