@@ -62,7 +62,8 @@ def run(config: NodeConfig, failpoints: Failpoints) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, failpoints))
     except _EXPECTED as error:
-        log.critical("cannot go on", extra={"why": f"{type(error).__name__}: {error}"})
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        log.critical("cannot go on", extra={"why": f"{kind}{logs.reason(error)}"})
         return 1
     return 0
 

@@ -55,6 +55,13 @@ class KeyValueFormatter(logging.Formatter):
         return " ".join(f"{key}={quoted(value)}" for key, value in pairs.items())
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says: the system's text for a file or an address, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def quoted(value: object) -> str:
     """A value as it stands in a line: bare when one plain word, a JSON string otherwise."""
     text = str(value)

@@ -18,6 +18,7 @@ from typing import Any
 from mvcc.errors import BackendFailed
 from mvcc.lmdb_backend import CommitStats, LmdbBackend
 from mvcc.store import Store
+from node import logs
 from node.api.http import HttpFace
 from node.apply import errors
 from node.apply.alarm import Alarms
@@ -74,7 +75,7 @@ class Member:
             log.critical(
                 "the member stops",
                 exc_info=None if worldly else error,
-                extra={"why": str(error)},
+                extra={"why": logs.reason(error)},
             )
         self._stop.set()
 

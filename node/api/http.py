@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import ssl
 import sys
@@ -137,9 +138,9 @@ class HttpFace:
                     factory, parts.hostname, parts.port or 0, ssl=context, backlog=1024
                 )
             except OSError as error:
-                raise OSError(
-                    error.errno, f"cannot listen on {url}: {error.strerror or error}"
-                ) from error
+                # The loop's own text names the address a second time.
+                reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+                raise OSError(error.errno, f"cannot listen on {url}: {reason}") from error
             self._listeners.append(listener)
             bound += [socket.getsockname()[:2] for socket in listener.sockets]
         if self._sweeper is None:

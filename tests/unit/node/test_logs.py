@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.logs import LEVELS, KeyValueFormatter, configure, quoted
+from node.logs import LEVELS, KeyValueFormatter, configure, quoted, reason
 
 
 def record(level: int, message: str, *values: object, **fields: object) -> logging.LogRecord:
@@ -28,6 +28,19 @@ def test_line() -> None:
         "time=1970-01-01T00:00:00.007Z level=info node=n1 logger=esker.raft"
         ' msg="became leader at 5" term=7 why="a timeout"'
     )
+
+
+REASONS = [
+    (FileNotFoundError(2, "No such file or directory", "/x/y"), "/x/y: No such file or directory"),
+    (OSError(98, "cannot listen: Address already in use"), "cannot listen: Address already in use"),
+    (OSError("no number"), "no number"),
+    (ValueError("wrong"), "wrong"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), REASONS)
+def test_reason(error: Exception, text: str) -> None:
+    assert reason(error) == text
 
 
 def test_traceback_stays_in_the_line() -> None:
