@@ -67,7 +67,7 @@ class ServerStatus(NamedTuple):
 
 
 class Server:
-    """One member. Attributes named here are read by `node.api`; nothing else of it is."""
+    """What clients reach of a member. `node.api` reads the attributes named here, nothing else."""
 
     def __init__(
         self,
