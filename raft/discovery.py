@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from raft.framing import HEAD_BYTES, FrameError, FrameType, unpack_head
 from raft.handshake import Identity, NotAPeer, StreamKind, Verdict, pack_hello
-from raft.peer_stream import HANDSHAKE_SECONDS, PeerUrl, read_answer
+from raft.peer_stream import HANDSHAKE_SECONDS, PeerUrl, read_answer, write
 
 DESCRIPTION_BYTES_MAX = 1 << 20
 
@@ -55,7 +55,7 @@ async def _describe(url: PeerUrl, client_tls: ssl.SSLContext | None) -> Discover
     tls = client_tls if url.tls else None
     reader, writer = await asyncio.open_connection(url.host, url.port, ssl=tls)
     try:
-        writer.write(pack_hello(_NOBODY, StreamKind.DISCOVER, 0))
+        write(writer, pack_hello(_NOBODY, StreamKind.DISCOVER, 0))
         answer = await read_answer(reader)
         if answer.verdict != Verdict.ACCEPTED:
             return None

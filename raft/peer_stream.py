@@ -152,6 +152,14 @@ def peer_address(transport: asyncio.BaseTransport) -> str:
     return str(address[0]) if address else "unknown address"
 
 
+def write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """ConnectionResetError when the other side has gone: uvloop's transports raise an error that
+    looks like ours, the standard library's say nothing."""
+    if writer.transport.is_closing():
+        raise ConnectionResetError("the connection is closed")
+    writer.write(data)
+
+
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
     """The other side's verdict on a connection of our own. NotAPeer when it speaks something
     else."""
@@ -268,8 +276,8 @@ class Peer:
         stream = self._stream
         if (
             stream is None
-            or stream.transport.get_write_buffer_size() > self._buffer_bytes_max
             or stream.transport.is_closing()
+            or stream.transport.get_write_buffer_size() > self._buffer_bytes_max
         ):
             self._drop(len(messages))
             return
@@ -297,7 +305,7 @@ class Peer:
     async def call(self, kind: int, body: bytes, seconds: float) -> bytes:
         """Ask the member and wait for its answer: PeerUnavailable, CallFailed."""
         stream = self._stream
-        if stream is None:
+        if stream is None or stream.transport.is_closing():
             raise PeerUnavailable(f"member {self.member:x} is not connected")
         if len(body) > CALL_BYTES_MAX:
             raise ValueError(f"a call of {len(body)} bytes, at most {CALL_BYTES_MAX} are allowed")
@@ -425,7 +433,7 @@ class Peer:
         self._drop(0)
 
     def _send_ping(self) -> None:
-        if self._stream is not None:
+        if self._stream is not None and not self._stream.transport.is_closing():
             now = self._loop.time()
             self._stream.transport.write(pack_frame(FrameType.PING, struct.pack(">d", now)))
             self._ping = self._loop.call_later(PING_SECONDS, self._send_ping)

@@ -13,12 +13,14 @@ import asyncio
 import hashlib
 import struct
 from concurrent.futures import Executor
+from contextlib import suppress
 
 from raft.codec import decode_message, encode_message
 from raft.core.errors import RaftError
 from raft.core.message import Message, MessageType
 from raft.core.types import Snapshot
 from raft.framing import HEAD_BYTES, FrameError, FrameType, pack_frame, unpack_head
+from raft.peer_stream import write
 from raft.transport import Receiver, SnapshotSink, SnapshotSource
 
 CHUNK_BYTES = 256 * 1024
@@ -45,7 +47,7 @@ async def _read_frame(
 
 
 async def _write(writer: asyncio.StreamWriter, kind: FrameType, body: bytes) -> None:
-    writer.write(pack_frame(kind, body))
+    write(writer, pack_frame(kind, body))
     async with asyncio.timeout(IDLE_SECONDS):
         await writer.drain()
 
@@ -104,7 +106,8 @@ async def receive_snapshot(
         await _read_file(reader, sink, size, pool)
     except (OSError, EOFError, FrameError, RaftError) as error:
         why = str(error) or type(error).__name__
-        writer.write(pack_frame(FrameType.SNAPSHOT_RESULT, b"\x00" + why.encode()))
+        with suppress(ConnectionResetError):
+            write(writer, pack_frame(FrameType.SNAPSHOT_RESULT, b"\x00" + why.encode()))
         raise
     receiver.receive(message)
     await _write(writer, FrameType.SNAPSHOT_RESULT, b"\x01")

@@ -34,6 +34,7 @@ from raft.peer_stream import (
     Refused,
     read_answer,
     tune_socket,
+    write,
 )
 from raft.snapshot_stream import (
     READER_BYTES,
@@ -287,7 +288,7 @@ class TcpTransport:
         try:
             tune_socket(writer.transport)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                writer.write(pack_hello(self.identity, StreamKind.SNAPSHOT, member))
+                write(writer, pack_hello(self.identity, StreamKind.SNAPSHOT, member))
                 answer = await read_answer(reader)
             if answer.verdict != Verdict.ACCEPTED:
                 raise Refused(explain_refusal(self.identity, answer, str(url), member))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import socket
+import struct
 
 import pytest
+import uvloop
 
 from raft.codec import encode_message
 from raft.core.message import Message, MessageType
 from raft.core.types import Snapshot
 from raft.framing import FrameType, pack_frame
 from raft.handshake import ANSWER_BYTES, Identity, StreamKind, Verdict, pack_hello, unpack_answer
-from raft.snapshot_stream import CHUNK_BYTES
+from raft.snapshot_stream import CHUNK_BYTES, stream_snapshot
 
 from .transport_fixture import (
     CLUSTER,
@@ -148,3 +152,35 @@ async def test_stop_ends_a_snapshot_under_way(start_member: StartMember) -> None
     await two.transport.stop()
     assert two.recorder.sinks[0].ended == "aborted"
     writer.close()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_receiver_that_dies_meanwhile_is_a_connection_lost(factory) -> None:
+    """Not an error of ours, which would end the sender: it may lead the cluster."""
+
+    async def lose() -> None:
+        gone = asyncio.Event()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # A reset, as from a process that was killed, not a polite end.
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            gone.set()
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await gone.wait()
+        async with asyncio.timeout(5):
+            while not writer.transport.is_closing():  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        message = Message(type=MessageType.SNAPSHOT, to=2, sender=1, snapshot=Snapshot(7, 2))
+        with pytest.raises(OSError):
+            await stream_snapshot(reader, writer, message, Source(b"ab"), None)
+        server.close()
+        await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(lose())
