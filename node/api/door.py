@@ -347,7 +347,9 @@ class Door(asyncio.Protocol):
         assert self._busy, "a request was answered twice"
         transport = self._transport
         method = self._method
-        if transport is None:
+        if transport is None or transport.is_closing():
+            # Between the end of a connection and connection_lost a write would raise, here in the
+            # middle of an applied batch.
             self._busy = False
             return
         if isinstance(response, Exception):
@@ -378,7 +380,7 @@ class Door(asyncio.Protocol):
 
     def _write_slice(self, slices: Iterator[bytes], written: list[bytes]) -> None:
         """Encode one slice and come back for the next; write when the length is known."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             self._busy = False
             return
         part = next(slices, None)

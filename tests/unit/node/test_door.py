@@ -30,6 +30,8 @@ class FakeTransport:
         self.protocol: Any = None
 
     def write(self, data: bytes) -> None:
+        if self.closed:
+            raise RuntimeError("the handler is closed")  # as uvloop does
         self.written += data
         self.writes += 1
 
@@ -49,6 +51,9 @@ class FakeTransport:
 
     def abort(self) -> None:
         self.closed = "abort"
+
+    def is_closing(self) -> bool:
+        return bool(self.closed)
 
 
 class FakeLoop:
@@ -127,6 +132,19 @@ def test_one_request_one_write() -> None:
     assert bench.transport.writes == 1
     assert bench.server.asked == [PutRequest(b"a", b"1")]
     assert bench.loop.soon == []
+
+
+@pytest.mark.parametrize("error", [None, NoLeader()])
+def test_an_answer_to_a_connection_that_just_ended_is_dropped(error: Exception | None) -> None:
+    """It comes from within apply: an error here would end the member."""
+    bench = Bench(hold=True)
+    bench.send(put(b"a", b"1"))
+    bench.transport.abort()
+    if error is None:
+        bench.server.release()
+    else:
+        bench.door._done(error)
+    assert bench.transport.written == b""
 
 
 def test_the_head_of_an_answer() -> None:
