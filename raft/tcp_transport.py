@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -131,9 +132,9 @@ class TcpTransport:
                     ssl_handshake_timeout=HANDSHAKE_SECONDS if url.tls else None,
                 )
             except OSError as error:
-                raise OSError(
-                    error.errno, f"cannot listen for peers on {url}: {error.strerror or error}"
-                ) from error
+                # The loop's own text names the address a second time.
+                reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+                raise OSError(error.errno, f"cannot listen for peers on {url}: {reason}") from error
             self._servers.append(server)
             self.addresses += [sock.getsockname()[:2] for sock in server.sockets]
         self._running = True
