@@ -207,6 +207,7 @@ class Member:
         config, server = self.config, self.server
         identity, tls = opened.identity, self._tls
         opened.wal.hit = self._hit
+        self.metrics.wal_written = lambda: opened.wal.written_bytes
         self.wal = WalThread(
             opened.wal, loop, failed=self._wal_failed, observe=self.metrics.wal_fsync.observe
         )

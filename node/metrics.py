@@ -13,7 +13,7 @@ import platform
 import resource
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -109,6 +109,7 @@ class Metrics(Collector):
             doubling(0.01, 15),
         )
         self.round_trips: dict[int, Histogram] = {}
+        self.wal_written: Callable[[], int] = lambda: 0
         self._server: Server | None = None
         self._methods: Sequence[Unary | Stream] = ()
         self._lobby: Lobby | None = None
@@ -150,6 +151,9 @@ class Metrics(Collector):
             yield from _store_families(self._server)
             yield from _operation_families(self._server)
             yield from _peer_families(self._server)
+            yield _gauge(
+                "etcd_disk_wal_write_bytes_total", "Records of the log.", self.wal_written()
+            )
         if self._lobby is not None and self._health is not None:
             yield from _api_families(self._methods, self._lobby, self._health)
         for histogram in self.histograms():
@@ -202,6 +206,11 @@ def _server_families(server: Server) -> Iterator[Metric]:
     yield _counter(
         name + "read_indexes_failed_total", "Read indexes given up.", server.reads.failed_total
     )
+    yield _counter(
+        name + "heartbeat_send_failures_total",
+        "Ticks that came too late: heartbeats did, too.",
+        server.driver.counters.late_ticks,
+    )
     yield _gauge(name + "quota_backend_bytes", "The quota in force.", server.quota.limit)
     yield _label(name + "version", "API version.", "server_version", API_VERSION)
     yield _label(name + "id", "This member.", "server_id", f"{server.member_id:x}")
@@ -221,6 +230,11 @@ def _store_families(server: Server) -> Iterator[Metric]:
         "etcd_mvcc_db_open_read_transactions",
         "Long reads of the database.",
         len(server.backend.info().readers),
+    )
+    yield _gauge(
+        "etcd_disk_defrag_inflight",
+        "Whether the database is being rewritten.",
+        server.backend.info().rebuilding == "defrag",
     )
     name = "etcd_debugging_mvcc_"
     yield _gauge(name + "keys_total", "Live keys.", store.keys)

@@ -127,6 +127,7 @@ class Wal:
         self._failure: OSError | None = None
         self._closed = False
         self.hit: Callable[[str], None] = lambda name: None
+        self.written_bytes = 0
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -343,6 +344,7 @@ class Wal:
             flags = 0
         self._synced = False
         self._file.write_at(start, b"".join(parts))
+        self.written_bytes += offset - start
         self._position = offset
         self._crc = crc
 

@@ -112,7 +112,7 @@ class FakeServer:
         )
         self.backend = SimpleNamespace(
             size=lambda: SimpleNamespace(size=8192, in_use=4096),
-            info=lambda: SimpleNamespace(readers=[]),
+            info=lambda: SimpleNamespace(readers=[], rebuilding="defrag"),
         )
         self.transport = SimpleNamespace(
             counters={
@@ -121,7 +121,7 @@ class FakeServer:
             },
             active_since=lambda member: 5.0 if member == 0xA else None,
         )
-        self.driver = SimpleNamespace(commit_index=12)
+        self.driver = SimpleNamespace(commit_index=12, counters=SimpleNamespace(late_ticks=4))
         self.reads = SimpleNamespace(slow_total=1, failed_total=2)
         self.quota = SimpleNamespace(limit=2 << 30)
         self.compactor = SimpleNamespace(rows_deleted=0)

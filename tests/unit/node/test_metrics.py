@@ -89,9 +89,13 @@ def test_numbers_are_their_owners() -> None:
     counts.puts, counts.deletes, counts.ranges, counts.txns, counts.put_bytes = 5, 6, 7, 8, 99
     server.lessor.granted_total, server.lessor.revoked_total = 3, 2
     server.compactor.rows_deleted = 11
+    metrics.wal_written = lambda: 777
     shown = samples(metrics)
     assert shown["etcd_server_proposals_committed_total", ()] == 12
     assert shown["etcd_server_proposals_applied_total", ()] == 11
+    assert shown["etcd_server_heartbeat_send_failures_total", ()] == 4
+    assert shown["etcd_disk_wal_write_bytes_total", ()] == 777
+    assert shown["etcd_disk_defrag_inflight", ()] == 1
     assert shown["etcd_server_quota_backend_bytes", ()] == 2 << 30
     assert shown["etcd_debugging_mvcc_compact_revision", ()] == -1
     for kind, value in (("put", 5), ("delete", 6), ("range", 7), ("txn", 8)):
