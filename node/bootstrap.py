@@ -12,7 +12,6 @@ starts again from nothing; a log that exists always has its state beside it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -25,6 +24,7 @@ from mvcc.generations import applied_in_file, check
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
 from node.config import NodeConfig
+from node.rebuild import rebuilt
 from raft.core.types import ConfState, HardState, Snapshot
 from raft.disk import Disk
 from raft.snapshotter import Snapshotter
@@ -248,9 +248,5 @@ async def _adopt_snapshot(
             f" {directories.backend} is at index {index}, and {path} is not there: the database is"
             " older than its log. Remove the member, empty its data directory, and add it again"
         )
-    installed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-    backend.install(path, installed.set_result)
-    error = await installed
-    if error is not None:
-        raise error
+    await rebuilt(lambda done: backend.install(path, done))
     log.info("adopted the snapshot of an earlier life", extra={"index": wanted})

@@ -14,6 +14,7 @@ from mvcc.backend import META, TABLES
 from mvcc.hash_kv import HashKV
 from mvcc.lmdb_view import Copy, View
 from node.apply import errors
+from node.rebuild import rebuilt
 
 if TYPE_CHECKING:
     from node.server import Server
@@ -37,18 +38,10 @@ class Maintenance:
 
     async def defragment(self) -> None:
         """Copy the live pages to a new file and swap it in; requests go on meanwhile."""
-        future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: Exception | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(None)
-
-        before = self._server.backend.size().size
-        self._server.backend.defragment(done)
-        await future
-        log.info(
-            "defragmented", extra={"before": before, "after": self._server.backend.size().size}
-        )
+        backend = self._server.backend
+        before = backend.size().size
+        await rebuilt(backend.defragment)
+        log.info("defragmented", extra={"before": before, "after": backend.size().size})
 
     async def hash_kv(self, revision: int) -> HashKV:
         """Hash of the history up to `revision` (0: now), comparable between members of equal

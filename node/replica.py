@@ -23,6 +23,7 @@ from node.compactor import Compactor
 from node.peer_snapshot import StateCopy, copy_state
 from node.proposals import Proposals
 from node.reads import LinearizableReads
+from node.rebuild import rebuilt
 from raft.core.conf_change import ConfChange, decode_conf_change
 from raft.core.errors import ConfChangeRefused, ProposalDropped
 from raft.core.types import NONE, ConfState, Entry, EntryType, Role, Snapshot, SoftState
@@ -183,7 +184,7 @@ class Replica:
         """Replace this member's state by a received database. No entry is applied meanwhile."""
         self.installing = True
         self.compactor.reset()
-        await self._rebuilt(lambda done: self.backend.install(path, done))
+        await rebuilt(lambda done: self.backend.install(path, done))
         store = Store(self.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)
@@ -204,20 +205,6 @@ class Replica:
         for _ in steps:
             self._loop.call_soon(self._free, steps)
             return
-
-    async def _rebuilt(self, start: Callable[[Callable[[Exception | None], None]], None]) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: Exception | None) -> None:
-            if future.done():
-                return  # the member stops, and has cancelled this
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        start(done)
-        await future
 
     def _apply_conf_change(self, entry: Entry) -> None:
         change = decode_conf_change(entry.data)

@@ -92,7 +92,7 @@ class Server:
         self.driver: RaftDriver
         self.transport: TcpTransport
         self._loop = asyncio.get_running_loop()
-        self.request_timeout = 5.0 + 2 * config.election_timeout / 1e3
+        self.request_timeout = config.request_timeout
         self._proposals = Proposals(member_id, start_ms=start_ms)
         self.reads = LinearizableReads(
             ask=self._ask_read_index,
