@@ -246,6 +246,7 @@ class Member:
             snapshots=opened.snapshotter,
             state_machine=server.replica,
             on_fatal=self._fail,
+            serve=server.peer_calls.serve,
             hit=self._hit,
         )
         server.connect(self.driver, self.transport)

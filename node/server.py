@@ -20,9 +20,11 @@ from node.apply import errors
 from node.apply.applier import Applier
 from node.apply.quota import Quota
 from node.apply.requests import (
+    CLUSTER,
     AlarmAction,
     AlarmRequest,
     AlarmType,
+    Asker,
     CompactionRequest,
     LeaseGrantRequest,
     MemberAttributesRequest,
@@ -34,10 +36,12 @@ from node.apply.requests import (
 )
 from node.apply.responses import RangeResponse
 from node.apply.txn import is_read_only, is_serializable, options_of, read_txn
+from node.auth import Auth
 from node.compactor import Compactor
 from node.config import NodeConfig
 from node.maintenance import Maintenance
 from node.membership import Membership
+from node.peer_calls import PeerCalls
 from node.proposals import Done, Proposals
 from node.reads import LinearizableReads
 from node.replica import Replica
@@ -120,6 +124,8 @@ class Server:
             request_bytes_max=config.max_request_bytes,
             hit=hit,
         )
+        self.peer_calls = PeerCalls()
+        self.auth = Auth()
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
@@ -136,7 +142,7 @@ class Server:
     def connect(self, driver: RaftDriver, transport: TcpTransport) -> None:
         """Raft and the peers, which need the replica to exist before them."""
         self.driver = self.replica.driver = driver
-        self.transport = transport
+        self.transport = self.peer_calls.transport = transport
 
     # -- what the API asks
 
@@ -187,7 +193,7 @@ class Server:
     def proposals_pending(self) -> int:
         return len(self._proposals)
 
-    def propose(self, request: Request, done: Done) -> None:
+    def propose(self, request: Request, done: Done, asker: Asker = None) -> None:
         """Put a checked request through the log; `done` gets its response, or why it was refused.
 
         RequestTimedOut means that the outcome is unknown; every other error that nothing changed.
@@ -196,11 +202,11 @@ class Server:
         if refusal is not None:
             done(refusal)
         else:
-            self._propose(request, done)
+            self._propose(request, done, asker)
 
-    def _propose(self, request: Request, done: Done) -> None:
+    def _propose(self, request: Request, done: Done, asker: Asker) -> None:
         request_id = self._proposals.next_id()
-        data = encode(request_id, request)
+        data = encode(request_id, request, asker)
         if len(data) > self.config.max_request_bytes:
             done(errors.RequestTooLarge(len(data), self.config.max_request_bytes))
             return
@@ -213,9 +219,9 @@ class Server:
         deadline = self._loop.time() + self.request_timeout
         self._proposals.register(request_id, request, done, deadline)
 
-    def publish(self, request: MemberAttributesRequest, done: Done) -> None:
+    def publish(self, request: MemberAttributesRequest, done: Done, asker: Asker = CLUSTER) -> None:
         """What a member says of itself; a learner may, too."""
-        self._propose(request, done)
+        self._propose(request, done, asker)
 
     def _refuse(self, request: Request) -> errors.ApplyError | None:
         if self._stopping:
@@ -253,7 +259,7 @@ class Server:
         else:
             self.reads.wait(done)
 
-    def range(self, request: RangeRequest, done: Done) -> None:
+    def range(self, request: RangeRequest, done: Done, asker: Asker = None) -> None:
         """Read [key, range_end), linearizably unless `serializable`."""
         if request.serializable:
             self._range_now(request, done)
@@ -300,10 +306,10 @@ class Server:
         else:
             done(RangeResponse(found.revision, found.kvs, found.more, found.count))
 
-    def txn(self, request: TxnRequest, done: Done) -> None:
+    def txn(self, request: TxnRequest, done: Done, asker: Asker = None) -> None:
         """A txn of ranges only is a read and does not enter the log; any other is proposed."""
         if not is_read_only(request):
-            self.propose(request, done)
+            self.propose(request, done, asker)
         elif is_serializable(request):
             self._txn_now(request, done)
         else:
@@ -321,12 +327,12 @@ class Server:
             response = error
         done(response)
 
-    def compact(self, request: CompactionRequest, done: Done) -> None:
+    def compact(self, request: CompactionRequest, done: Done, asker: Asker = None) -> None:
         """Compact through the log. With `physical`, answer when this member's rows are gone and
         that is durable.
         """
         if not request.physical:
-            self.propose(request, done)
+            self.propose(request, done, asker)
             return
 
         def applied(result: object) -> None:
@@ -335,7 +341,7 @@ class Server:
             else:
                 self.compactor.barrier(lambda: done(result))
 
-        self.propose(request, applied)
+        self.propose(request, applied, asker)
 
     def raise_alarm(self, alarm: AlarmType) -> None:
         """Propose an alarm for this member, once at a time."""
@@ -351,9 +357,12 @@ class Server:
             if isinstance(result, Exception):
                 log.warning("the alarm was not raised", extra={"why": repr(result)})
 
-        self.propose(AlarmRequest(AlarmAction.ACTIVATE, self.member_id, alarm), answered)
+        request = AlarmRequest(AlarmAction.ACTIVATE, self.member_id, alarm)
+        self.propose(request, answered, CLUSTER)
 
-    async def call(self, method: Callable[[Any, Done], None], request: Any) -> Any:
+    async def call(
+        self, method: Callable[[Any, Done, Asker], None], request: Any, asker: Asker = CLUSTER
+    ) -> Any:
         """`await` a callback-style method: returns its response or raises its error."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
@@ -365,7 +374,7 @@ class Server:
             else:
                 future.set_result(result)
 
-        method(request, done)
+        method(request, done, asker)
         return await future
 
     def status(self) -> ServerStatus:

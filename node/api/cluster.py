@@ -15,6 +15,7 @@ from node.apply.responses import MembersResponse
 
 if TYPE_CHECKING:
     from node.api.maintenance import Spawn
+    from node.apply.requests import Asker
     from node.proposals import Done
     from node.server import Server
 
@@ -26,7 +27,7 @@ class Cluster:
         self._server = server
         self._spawn = spawn
 
-    def list(self, request: MemberListRequest, done: Done) -> None:
+    def list(self, request: MemberListRequest, asker: Asker, done: Done) -> None:
         """As this member knows them, or as of now with `linearizable`."""
         if not request.linearizable:
             done(self._members())
@@ -36,15 +37,15 @@ class Cluster:
     def _members(self) -> MembersResponse:
         return MembersResponse(self._server.members.list())
 
-    def add(self, request: MemberAddRequest, done: Done) -> None:
+    def add(self, request: MemberAddRequest, asker: Asker, done: Done) -> None:
         membership = self._server.membership
         self._spawn(membership.add(request.peerURLs, is_learner=request.isLearner), done)
 
-    def remove(self, request: MemberRemoveRequest, done: Done) -> None:
+    def remove(self, request: MemberRemoveRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._server.membership.remove(request.ID), done)
 
-    def update(self, request: MemberUpdateRequest, done: Done) -> None:
+    def update(self, request: MemberUpdateRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._server.membership.update(request.ID, request.peerURLs), done)
 
-    def promote(self, request: MemberPromoteRequest, done: Done) -> None:
+    def promote(self, request: MemberPromoteRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._server.membership.promote(request.ID), done)

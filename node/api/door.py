@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal, refusal
+from node.api.gate import Gate
 from node.api.json_codec import wire_size
-from node.api.routes import Unary
+from node.api.methods import Credentials, GiveUp, Unary
 
 HEAD_BYTES_MAX = 8190
 """Above it aiohttp decides (its own limit is per line)."""
@@ -68,11 +69,11 @@ _NOT_SIMPLE = {
 
 
 class Head(NamedTuple):
-    """A request as far as its head tells. `secret`: not to be remembered."""
+    """A request as far as its head tells."""
 
     method: Unary
     length: int
-    secret: bool
+    token: str
 
 
 def parse_head(
@@ -102,7 +103,12 @@ def parse_head(
         return None
     if b"host" not in seen or not host_allowed(seen[b"host"].decode("latin-1")):
         return None
-    return Head(method, int(length), b"authorization" in seen)
+    return Head(method, int(length), token_of(seen.get(b"authorization", b"").decode("latin-1")))
+
+
+def token_of(header: str) -> str:
+    """The token in an Authorization header's value."""
+    return header.removeprefix("Bearer ").strip()
 
 
 class Lobby:
@@ -113,6 +119,7 @@ class Lobby:
     def __init__(
         self,
         routes: dict[bytes, Unary],
+        gate: Gate,
         *,
         message_bytes_max: int,
         host_allowed: Callable[[str], bool],
@@ -123,6 +130,7 @@ class Lobby:
         now: float,
     ) -> None:
         self.routes = routes
+        self.gate = gate
         self.message_bytes_max = message_bytes_max
         # The limit is on the message; its JSON is a third longer for base64, and more with blanks
         # and escapes.
@@ -179,7 +187,7 @@ class Lobby:
     def find(self, head: bytes) -> Head | None:
         """`parse_head`, remembered."""
         parsed = parse_head(head, self.routes, self.host_allowed, self.body_bytes_max)
-        if parsed and not parsed.secret and len(head) <= HEAD_REMEMBERED_BYTES_MAX:
+        if parsed and len(head) <= HEAD_REMEMBERED_BYTES_MAX:
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
             self.heads[head] = parsed
@@ -210,12 +218,15 @@ class Door(asyncio.Protocol):
 
     `_busy`: a request is being served; its answer is written before the next one is looked at.
     `_rest`: bytes not yet looked at, beginning with a request; `_need`: how many it takes to go on.
+    `_give_up`: ends what the request waits for; only some requests have one.
     `_since`: when (by the sweep's clock) the present state began.
     """
 
     __slots__ = (
         "_busy",
+        "_common_name",
         "_full",
+        "_give_up",
         "_lobby",
         "_loop",
         "_method",
@@ -234,6 +245,8 @@ class Door(asyncio.Protocol):
         self._rest = bytearray()
         self._need = 0
         self._busy = False
+        self._common_name = ""
+        self._give_up: GiveUp | None = None
         self._serving = False
         self._full = False
         self._not_reading = False
@@ -250,6 +263,9 @@ class Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The answer under way is dropped when it comes; what was asked may still happen."""
         self._transport = None
+        if self._give_up is not None:
+            give_up, self._give_up = self._give_up, None
+            give_up()
         self._rest.clear()
         self._lobby.leave(self)
 
@@ -318,7 +334,7 @@ class Door(asyncio.Protocol):
             if len(data) < stop:
                 self._need = stop - start
                 break
-            self._begin(found.method, data[end:stop])
+            self._begin(found, data[end:stop])
             start = stop
             if self._busy or start == len(data):
                 break
@@ -326,8 +342,9 @@ class Door(asyncio.Protocol):
         if start < len(data) and self._transport is not None:
             self._rest += data[start:] if start else data
 
-    def _begin(self, method: Unary, body: bytes) -> None:
+    def _begin(self, head: Head, body: bytes) -> None:
         lobby = self._lobby
+        method = head.method
         self._busy = True
         self._method = method
         method.started += 1
@@ -336,7 +353,10 @@ class Door(asyncio.Protocol):
             request = method.decode(body)
             if len(body) > lobby.message_bytes_max:
                 check_size(request, body, lobby.message_bytes_max)
-            method.serve(request, self._done)
+            asker = lobby.gate.admit(method.access, Credentials(head.token, self._common_name))
+            give_up = method.serve(request, asker, self._done)
+            if self._busy:
+                self._give_up = give_up
         except Exception as error:
             if not self._busy:
                 raise  # Answered already: it is not the request's fault.
@@ -345,6 +365,7 @@ class Door(asyncio.Protocol):
     def _done(self, response: object) -> None:
         """The answer of the request under way, or the error it met."""
         assert self._busy, "a request was answered twice"
+        self._give_up = None
         transport = self._transport
         method = self._method
         if transport is None or transport.is_closing():

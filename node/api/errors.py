@@ -177,6 +177,42 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
         UNKNOWN, "etcdserver: re-configuration failed due to not enough started members"
     ),
     apply_errors.Unhealthy: Refusal(UNAVAILABLE, "etcdserver: unhealthy cluster"),
+    apply_errors.UserEmpty: Refusal(INVALID_ARGUMENT, "etcdserver: user name is empty"),
+    apply_errors.UserExists: Refusal(FAILED_PRECONDITION, "etcdserver: user name already exists"),
+    apply_errors.UserNotFound: Refusal(FAILED_PRECONDITION, "etcdserver: user name not found"),
+    apply_errors.RoleEmpty: Refusal(INVALID_ARGUMENT, "etcdserver: role name is empty"),
+    apply_errors.RoleExists: Refusal(FAILED_PRECONDITION, "etcdserver: role name already exists"),
+    apply_errors.RoleNotFound: Refusal(FAILED_PRECONDITION, "etcdserver: role name not found"),
+    apply_errors.RootUserMissing: Refusal(
+        FAILED_PRECONDITION, "etcdserver: root user does not exist"
+    ),
+    apply_errors.RootRoleMissing: Refusal(
+        FAILED_PRECONDITION, "etcdserver: root user does not have root role"
+    ),
+    apply_errors.AuthFailed: Refusal(
+        INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"
+    ),
+    apply_errors.NoPasswordUser: Refusal(
+        UNKNOWN, "auth: authentication failed, password was given for no password user"
+    ),
+    apply_errors.PermissionMissing: Refusal(INVALID_ARGUMENT, "etcdserver: permission not given"),
+    apply_errors.PermissionDenied: Refusal(PERMISSION_DENIED, "etcdserver: permission denied"),
+    apply_errors.RoleNotGranted: Refusal(
+        FAILED_PRECONDITION, "etcdserver: role is not granted to the user"
+    ),
+    apply_errors.PermissionNotGranted: Refusal(
+        FAILED_PRECONDITION, "etcdserver: permission is not granted to the role"
+    ),
+    apply_errors.AuthNotEnabled: Refusal(
+        FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
+    ),
+    apply_errors.InvalidAuthToken: Refusal(UNAUTHENTICATED, "etcdserver: invalid auth token"),
+    apply_errors.InvalidAuthManagement: Refusal(
+        INVALID_ARGUMENT, "etcdserver: invalid auth management"
+    ),
+    apply_errors.AuthOldRevision: Refusal(
+        INVALID_ARGUMENT, "etcdserver: revision of auth store is old"
+    ),
     apply_errors.BadLeaderTransferee: Refusal(
         FAILED_PRECONDITION, "etcdserver: bad leader transferee"
     ),

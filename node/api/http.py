@@ -23,8 +23,7 @@ import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from node.api import json_codec
-from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size
+from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size, token_of
 from node.api.errors import (
     OK,
     MalformedMessage,
@@ -34,9 +33,10 @@ from node.api.errors import (
     Refusal,
     refusal,
 )
+from node.api.gate import Gate
 from node.api.health import Health
-from node.api.messages import EmptyMessage
-from node.api.routes import Routes, Stream, Unary
+from node.api.methods import Credentials, Stream, Unary
+from node.api.routes import Routes
 from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION, VERSION
 
 if TYPE_CHECKING:
@@ -84,11 +84,13 @@ class HttpFace:
         self._hosts = frozenset(host.lower() for host in config.host_whitelist)
         self._tasks: set[asyncio.Task[None]] = set()
         self.routes = Routes(server, self.spawn, metrics)
+        self._gate = Gate(server)
         self.health = Health(server)
         self._aiohttp = self._behind(self._handle)
         self._metrics_only = self._behind(self._handle_metrics)
         self.lobby = Lobby(
             self.routes.unary,
+            self._gate,
             message_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             host_allowed=self._host_allowed,
             hand_over=self._aiohttp,
@@ -293,9 +295,8 @@ class HttpFace:
         try:
             body = await self._read_body(request)
             if isinstance(method, Stream):
-                json_codec.decode(body, EmptyMessage)
-                return await self._stream(request, method, cors)
-            parts = await self._unary(method, body)
+                return await self._stream(request, method, body, cors)
+            parts = await self._unary(method, body, _credentials(request))
         except Exception as error:
             told = refusal(error)
             method.handled[told.code] = method.handled.get(told.code, 0) + 1
@@ -326,7 +327,7 @@ class HttpFace:
         self.lobby.received_bytes += len(body)
         return bytes(body)
 
-    async def _unary(self, method: Unary, body: bytes) -> list[bytes]:
+    async def _unary(self, method: Unary, body: bytes, credentials: Credentials) -> list[bytes]:
         message = method.decode(body)
         check_size(message, body, self.lobby.message_bytes_max)
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -335,8 +336,14 @@ class HttpFace:
             if not future.done():
                 future.set_result(result)
 
-        method.serve(message, done)
-        result = await future
+        asker = self._gate.admit(method.access, credentials)
+        give_up = method.serve(message, asker, done)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            if give_up is not None:
+                give_up()
+            raise
         if isinstance(result, Exception):
             raise result
         slices = None if method.slices is None else method.slices(result)
@@ -349,17 +356,19 @@ class HttpFace:
         return parts
 
     async def _stream(
-        self, request: web.BaseRequest, method: Stream, cors: Mapping[str, str]
+        self, request: web.BaseRequest, method: Stream, body: bytes, cors: Mapping[str, str]
     ) -> web.StreamResponse:
         """One chunk per message. An error before the first one is an HTTP error too; a later one is
         only the last chunk.
         """
+        asked = method.decode(body)
+        asker = self._gate.admit(method.access, _credentials(request))
         response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         told = None
         try:
-            async for message in method.serve():
+            async for message in method.serve(asked, asker):
                 if not response.prepared:
                     await response.prepare(request)
                 chunk = method.encode(message)
@@ -403,6 +412,10 @@ def _connections_max() -> int:
 
 
 _GRPC = {"Grpc-Metadata-Content-Type": "application/grpc"}
+
+
+def _credentials(request: web.BaseRequest) -> Credentials:
+    return Credentials(token_of(request.headers.get("Authorization", "")))
 
 
 def _refused(told: Refusal, cors: Mapping[str, str]) -> web.Response:

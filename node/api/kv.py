@@ -14,6 +14,7 @@ from node.apply.requests import (
 )
 
 if TYPE_CHECKING:
+    from node.apply.requests import Asker
     from node.proposals import Done
     from node.server import Server
 
@@ -25,22 +26,22 @@ class Kv:
         self._server = server
         self._max_txn_ops = server.config.max_txn_ops
 
-    def range(self, request: RangeRequest, done: Done) -> None:
+    def range(self, request: RangeRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.range(request, done)
+        self._server.range(request, done, asker)
 
-    def put(self, request: PutRequest, done: Done) -> None:
+    def put(self, request: PutRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.propose(request, done)
+        self._server.propose(request, done, asker)
 
-    def delete_range(self, request: DeleteRangeRequest, done: Done) -> None:
+    def delete_range(self, request: DeleteRangeRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.propose(request, done)
+        self._server.propose(request, done, asker)
 
-    def txn(self, request: TxnRequest, done: Done) -> None:
+    def txn(self, request: TxnRequest, asker: Asker, done: Done) -> None:
         check(request, max_txn_ops=self._max_txn_ops)
-        self._server.txn(request, done)
+        self._server.txn(request, done, asker)
 
-    def compact(self, request: CompactionRequest, done: Done) -> None:
+    def compact(self, request: CompactionRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.compact(request, done)
+        self._server.compact(request, done, asker)

@@ -20,6 +20,7 @@ from node.apply.errors import LeaseNotFound
 from node.apply.requests import LeaseGrantRequest, LeaseRevokeRequest
 
 if TYPE_CHECKING:
+    from node.apply.requests import Asker
     from node.proposals import Done
     from node.server import Server
 
@@ -39,17 +40,16 @@ class Lease:
         # seconds.
         self._ttl_min = -(-3 * server.config.election_timeout // 2000)
 
-    def grant(self, request: LeaseGrantRequest, done: Done) -> None:
+    def grant(self, request: LeaseGrantRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.propose(
-            LeaseGrantRequest(max(request.TTL, self._ttl_min), request.ID or self._new_id()), done
-        )
+        ttl = max(request.TTL, self._ttl_min)
+        self._server.propose(LeaseGrantRequest(ttl, request.ID or self._new_id()), done, asker)
 
-    def revoke(self, request: LeaseRevokeRequest, done: Done) -> None:
+    def revoke(self, request: LeaseRevokeRequest, asker: Asker, done: Done) -> None:
         check(request)
-        self._server.propose(request, done)
+        self._server.propose(request, done, asker)
 
-    def time_to_live(self, request: LeaseTimeToLiveRequest, done: Done) -> None:
+    def time_to_live(self, request: LeaseTimeToLiveRequest, asker: Asker, done: Done) -> None:
         """Confirms leadership first, so that every member knows a lease granted before."""
 
         def read(error: object) -> None:
@@ -67,7 +67,7 @@ class Lease:
             revision, request.ID, status.TTL, status.granted_ttl, list(status.keys)
         )
 
-    def leases(self, _request: EmptyMessage, done: Done) -> None:
+    def leases(self, _request: EmptyMessage, asker: Asker, done: Done) -> None:
         """As this member knows them; needs no leader."""
         leases = [LeaseStatus(number) for number in self._server.lessor.leases()]
         done(LeaseLeasesResponse(self._server.store.current_rev, leases))

@@ -22,6 +22,7 @@ from node.apply.requests import AlarmRequest
 from node.version import API_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
+    from node.apply.requests import Asker
     from node.metrics import Histogram, Metrics
     from node.proposals import Done
     from node.server import Server
@@ -47,12 +48,12 @@ class Maintenance:
         self._spawn = spawn
         self._metrics = metrics
 
-    def alarm(self, request: AlarmRequest, done: Done) -> None:
+    def alarm(self, request: AlarmRequest, asker: Asker, done: Done) -> None:
         """Through the log even to read: the answer is as of now."""
         check(request)
-        self._server.propose(request, done)
+        self._server.propose(request, done, asker)
 
-    def status(self, _request: EmptyMessage, done: Done) -> None:
+    def status(self, _request: EmptyMessage, asker: Asker, done: Done) -> None:
         now = self._server.status()
         done(
             StatusResponse(
@@ -71,21 +72,21 @@ class Maintenance:
             )
         )
 
-    def defragment(self, _request: EmptyMessage, done: Done) -> None:
+    def defragment(self, _request: EmptyMessage, asker: Asker, done: Done) -> None:
         self._spawn(self._defragment(), done)
 
     async def _defragment(self) -> EmptyMessage:
         await _timed(self._metrics.defragment, self._server.maintenance.defragment())
         return EmptyMessage()
 
-    def hash(self, _request: EmptyMessage, done: Done) -> None:
+    def hash(self, _request: EmptyMessage, asker: Asker, done: Done) -> None:
         self._spawn(self._hash(), done)
 
     async def _hash(self) -> HashResponse:
         value = await _timed(self._metrics.hash, self._server.maintenance.hash())
         return HashResponse(self._server.store.current_rev, value)
 
-    def hash_kv(self, request: HashKvRequest, done: Done) -> None:
+    def hash_kv(self, request: HashKvRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._hash_kv(request.revision), done)
 
     async def _hash_kv(self, revision: int) -> HashKvResponse:
@@ -94,14 +95,16 @@ class Maintenance:
         )
         return HashKvResponse(current, value, compact_revision, hash_revision)
 
-    def transfer_leadership(self, request: MoveLeaderRequest, done: Done) -> None:
+    def transfer_leadership(self, request: MoveLeaderRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._transfer_leadership(request.targetID), done)
 
     async def _transfer_leadership(self, target: int) -> EmptyMessage:
         await self._server.maintenance.transfer_leadership(target)
         return EmptyMessage()
 
-    async def snapshot(self) -> AsyncIterator[SnapshotResponse]:
+    async def snapshot(
+        self, _request: EmptyMessage, _asker: Asker
+    ) -> AsyncIterator[SnapshotResponse]:
         """A consistent copy of the database, then a message with the SHA-256 of its bytes."""
         copy = await _timed(self._metrics.snapshot, self._server.maintenance.open_copy())
         try:

@@ -1,17 +1,15 @@
 """Path > method: the whole surface on one screen.
 
-`/v3beta/...` is `/v3/...`. A unary method is decode, one call with a `done` callback, encode; a
-stream yields ready chunks. Paths of calls that are not served yet are unknown paths.
+`/v3beta/...` is `/v3/...`. What a method is, and who may ask for it, is `node.api.methods`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from node.api import json_codec, kv_json
 from node.api.cluster import Cluster
-from node.api.errors import OK
 from node.api.kv import Kv
 from node.api.lease import Lease
 from node.api.maintenance import Maintenance, Spawn
@@ -25,6 +23,7 @@ from node.api.messages import (
     MemberRemoveRequest,
     MoveLeaderRequest,
 )
+from node.api.methods import Access, Duplex, Stream, Unary
 from node.apply.requests import (
     AlarmRequest,
     CompactionRequest,
@@ -38,53 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from node.metrics import Metrics
-    from node.proposals import Done
     from node.server import Server
-
-
-class Unary:
-    """One unary method.
-
-    `decode(body)` raises MalformedMessage; `serve(request, done)` raises a RequestError or calls
-    `done` once; `encode(response)` is the body. `slices(response)` is the body in steps when it is
-    too long for one, else None. The counters are what /metrics reports.
-    """
-
-    __slots__ = ("decode", "encode", "handled", "name", "serve", "slices", "started")
-
-    def __init__(
-        self,
-        name: str,
-        decode: Callable[[bytes], Any],
-        serve: Callable[[Any, Done], None],
-        encode: Callable[[Any], bytes],
-        slices: Callable[[Any], Iterator[bytes] | None] | None = None,
-    ) -> None:
-        self.name = name
-        self.decode = decode
-        self.serve = serve
-        self.encode = encode
-        self.slices = slices
-        self.started = 0
-        self.handled: dict[int, int] = {OK: 0}
-
-
-class Stream:
-    """One server stream: `serve()` yields messages, `encode(message)` is one chunk."""
-
-    __slots__ = ("encode", "handled", "name", "serve", "started")
-
-    def __init__(
-        self,
-        name: str,
-        serve: Callable[[], AsyncIterator[Any]],
-        encode: Callable[[Any], bytes],
-    ) -> None:
-        self.name = name
-        self.serve = serve
-        self.encode = encode
-        self.started = 0
-        self.handled: dict[int, int] = {OK: 0}
 
 
 def _reader(message: type) -> Callable[[bytes], Any]:
@@ -96,21 +49,24 @@ def _result_chunk(message: Any) -> bytes:
 
 
 class Routes:
-    """The tables, for one server: `unary` and `streams` by path."""
+    """The tables, for one server: methods by path."""
 
     def __init__(self, server: Server, spawn: Spawn, metrics: Metrics) -> None:
         self._server = server
         self._header = kv_json.Header(server.cluster_id, server.member_id)
         self.unary: dict[bytes, Unary] = {}
         self.streams: dict[bytes, Stream] = {}
+        self.duplexes: dict[bytes, Duplex] = {}
         self._add_kv(Kv(server))
         self._add_lease(Lease(server))
         self._add_cluster(Cluster(server, spawn))
         self._add_maintenance(Maintenance(server, spawn, metrics))
 
-    def methods(self) -> list[Unary | Stream]:
+    def methods(self) -> list[Unary | Stream | Duplex]:
         """Each method once, whatever its aliases."""
-        return list(dict.fromkeys([*self.unary.values(), *self.streams.values()]))
+        return list(
+            dict.fromkeys([*self.unary.values(), *self.streams.values(), *self.duplexes.values()])
+        )
 
     def _add(self, method: Unary, *paths: str) -> None:
         for path in paths:
@@ -122,27 +78,31 @@ class Routes:
         self._add(
             Unary(
                 "KV/Range",
+                Access.USER,
                 kv_json.decode_range,
                 kv.range,
                 headed(kv_json.encode_range),
-                self._range_slices,
+                slices=self._range_slices,
             ),
             "/kv/range",
         )
-        put = Unary("KV/Put", kv_json.decode_put, kv.put, headed(kv_json.encode_put))
+        put = Unary("KV/Put", Access.USER, kv_json.decode_put, kv.put, headed(kv_json.encode_put))
         self._add(put, "/kv/put")
         self._add(
             Unary(
                 "KV/DeleteRange",
+                Access.USER,
                 kv_json.decode_delete_range,
                 kv.delete_range,
                 headed(kv_json.encode_delete_range),
             ),
             "/kv/deleterange",
         )
-        txn = Unary("KV/Txn", kv_json.decode_txn, kv.txn, headed(kv_json.encode_txn))
+        txn = Unary("KV/Txn", Access.USER, kv_json.decode_txn, kv.txn, headed(kv_json.encode_txn))
         self._add(txn, "/kv/txn")
-        compact = Unary("KV/Compact", _reader(CompactionRequest), kv.compact, with_header)
+        compact = Unary(
+            "KV/Compact", Access.ROOT, _reader(CompactionRequest), kv.compact, with_header
+        )
         self._add(compact, "/kv/compaction")
 
     def _add_lease(self, lease: Lease) -> None:
@@ -162,47 +122,63 @@ class Routes:
             ),
             ("LeaseLeases", EmptyMessage, lease.leases, ("/lease/leases", "/kv/lease/leases")),
         ):
-            self._add(Unary("Lease/" + name, _reader(message), serve, self._with_header), *paths)
+            self._add(
+                Unary("Lease/" + name, Access.USER, _reader(message), serve, self._with_header),
+                *paths,
+            )
 
     def _add_cluster(self, cluster: Cluster) -> None:
-        for name, message, serve in (
-            ("Add", MemberAddRequest, cluster.add),
-            ("List", MemberListRequest, cluster.list),
-            ("Promote", MemberPromoteRequest, cluster.promote),
-            ("Remove", MemberRemoveRequest, cluster.remove),
-            ("Update", MemberUpdateRequest, cluster.update),
+        user, root = Access.USER, Access.ROOT
+        for name, access, message, serve in (
+            ("Add", root, MemberAddRequest, cluster.add),
+            ("List", user, MemberListRequest, cluster.list),
+            ("Promote", root, MemberPromoteRequest, cluster.promote),
+            ("Remove", root, MemberRemoveRequest, cluster.remove),
+            ("Update", root, MemberUpdateRequest, cluster.update),
         ):
             method = Unary(
-                "Cluster/Member" + name, _reader(message), serve, self._with_plain_header
+                "Cluster/Member" + name, access, _reader(message), serve, self._with_plain_header
             )
             self._add(method, "/cluster/member/" + name.lower())
 
     def _add_maintenance(self, maintenance: Maintenance) -> None:
-        for name, message, serve, encode, path in (
-            ("Alarm", AlarmRequest, maintenance.alarm, self._with_header, "alarm"),
-            ("Status", EmptyMessage, maintenance.status, self._with_header, "status"),
-            (
-                "Defragment",
-                EmptyMessage,
-                maintenance.defragment,
-                json_codec.encode,
-                "defragment",
-            ),
-            ("Hash", EmptyMessage, maintenance.hash, self._with_header, "hash"),
-            ("HashKV", HashKvRequest, maintenance.hash_kv, self._with_header, "hashkv"),
+        full, plain = self._with_header, json_codec.encode
+        user, root = Access.USER, Access.ROOT
+        for name, access, message, serve, encode, path in (
+            ("Alarm", user, AlarmRequest, maintenance.alarm, full, "alarm"),
+            ("Status", user, EmptyMessage, maintenance.status, full, "status"),
+            ("Defragment", root, EmptyMessage, maintenance.defragment, plain, "defragment"),
+            ("Hash", root, EmptyMessage, maintenance.hash, full, "hash"),
+            ("HashKV", root, HashKvRequest, maintenance.hash_kv, full, "hashkv"),
             (
                 "MoveLeader",
+                root,
                 MoveLeaderRequest,
                 maintenance.transfer_leadership,
-                json_codec.encode,
+                plain,
                 "transfer-leadership",
             ),
         ):
-            method = Unary("Maintenance/" + name, _reader(message), serve, encode)
+            method = Unary("Maintenance/" + name, access, _reader(message), serve, encode)
             self._add(method, "/maintenance/" + path)
-        snapshot = Stream("Maintenance/Snapshot", maintenance.snapshot, _result_chunk)
-        self.streams[b"/v3/maintenance/snapshot"] = snapshot
-        self.streams[b"/v3beta/maintenance/snapshot"] = snapshot
+        self._add_stream(
+            Stream(
+                "Maintenance/Snapshot",
+                Access.ROOT,
+                _reader(EmptyMessage),
+                maintenance.snapshot,
+                _result_chunk,
+            ),
+            "/maintenance/snapshot",
+        )
+
+    def _add_stream(self, method: Stream, path: str) -> None:
+        self.streams[b"/v3" + path.encode()] = method
+        self.streams[b"/v3beta" + path.encode()] = method
+
+    def _add_duplex(self, method: Duplex, path: str) -> None:
+        self.duplexes[b"/v3" + path.encode()] = method
+        self.duplexes[b"/v3beta" + path.encode()] = method
 
     def _headed(self, encode: Callable[[bytes, Any], bytes]) -> Callable[[Any], bytes]:
         full, server = self._header.full, self._server

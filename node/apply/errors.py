@@ -96,6 +96,78 @@ class NotEnoughStarted(RequestError):
     """The change would leave too few started members for a quorum."""
 
 
+class UserEmpty(RequestError):
+    """A user without a name, or a request without a token while authentication is on."""
+
+
+class UserExists(RequestError):
+    pass
+
+
+class UserNotFound(RequestError):
+    pass
+
+
+class RoleEmpty(RequestError):
+    pass
+
+
+class RoleExists(RequestError):
+    pass
+
+
+class RoleNotFound(RequestError):
+    pass
+
+
+class RootUserMissing(RequestError):
+    """Authentication cannot be enabled without a user root."""
+
+
+class RootRoleMissing(RequestError):
+    """Authentication cannot be enabled while the user root does not have the role root."""
+
+
+class AuthFailed(RequestError):
+    """Wrong password, or no such user: which of them is not said."""
+
+
+class NoPasswordUser(RequestError):
+    """A user without a password cannot authenticate with one."""
+
+
+class PermissionMissing(RequestError):
+    """A grant without what it grants."""
+
+
+class PermissionDenied(RequestError):
+    pass
+
+
+class RoleNotGranted(RequestError):
+    """The user does not have this role."""
+
+
+class PermissionNotGranted(RequestError):
+    """The role has no permission for exactly this range."""
+
+
+class AuthNotEnabled(RequestError):
+    pass
+
+
+class InvalidAuthToken(RequestError):
+    """Unknown or expired."""
+
+
+class InvalidAuthManagement(RequestError):
+    """What would lock everybody out, or an empty key range."""
+
+
+class AuthOldRevision(RequestError):
+    """Users or roles have changed since the request was let in: ask again."""
+
+
 class BadLeaderTransferee(RequestError):
     pass
 

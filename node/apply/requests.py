@@ -4,15 +4,33 @@ These are etcd's own messages (field names are the wire's, JSON and log alike), 
 decoded once at the door and stays the same object until it is applied. In the log a request is one
 byte of kind, eight of request id, and its fields as a msgpack map without the defaults: a field
 added later reads as its default from older entries, and an unknown one is skipped.
+
+While authentication is on, the kind's highest bit is set and who asks comes before the fields:
+
+    kind | 0x80, id | auth revision (8 bytes), length of the user's name (1 byte), the name | fields
 """
 
 from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+
+
+class Identity(NamedTuple):
+    """Who asks: a user, and the auth revision at which the asked member let them in."""
+
+    user: str
+    revision: int
+
+
+Asker = Identity | None
+"""None while authentication is off."""
+
+CLUSTER = Identity("", 0)
+"""The members themselves: what they propose on their own account needs no permission."""
 
 
 class CompareTarget(IntEnum):
@@ -34,6 +52,12 @@ class AlarmType(IntEnum):
     NONE = 0
     NOSPACE = 1
     CORRUPT = 2
+
+
+class PermissionType(IntEnum):
+    READ = 0
+    WRITE = 1
+    READWRITE = 2
 
 
 class AlarmAction(IntEnum):
@@ -120,6 +144,17 @@ class LeaseRevokeRequest(msgspec.Struct, omit_defaults=True, gc=False):
     ID: int = 0
 
 
+class LeaseCheckpoint(msgspec.Struct, omit_defaults=True, gc=False):
+    """Seconds that the leader saw left of a lease; 0: renewed, all of them."""
+
+    ID: int = 0
+    remaining_ttl: int = 0
+
+
+class LeaseCheckpointRequest(msgspec.Struct, omit_defaults=True):
+    checkpoints: list[LeaseCheckpoint] = []
+
+
 class AlarmRequest(msgspec.Struct, omit_defaults=True, gc=False):
     action: int = 0
     memberID: int = 0
@@ -141,6 +176,92 @@ class MemberUpdateRequest(msgspec.Struct, omit_defaults=True):
     peerURLs: list[str] = []
 
 
+class Permission(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What a role may do with [key, range_end); an empty end is one key, a zero byte no bound."""
+
+    permType: int = 0
+    key: bytes = b""
+    range_end: bytes = b""
+
+
+class AuthEnableRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    pass
+
+
+class AuthDisableRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    pass
+
+
+class AuthTokenRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    """A user was let in at `revision`. The token's SHA-256, so that no log holds a key to the
+    cluster.
+    """
+
+    name: str = ""
+    digest: bytes = b""
+    revision: int = 0
+
+
+class UserAddRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    """`hashed_password` is the proposer's work; empty for a user without one."""
+
+    name: str = ""
+    hashed_password: bytes = b""
+
+
+class UserDeleteRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    name: str = ""
+
+
+class UserChangePasswordRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    name: str = ""
+    hashed_password: bytes = b""
+
+
+class UserGrantRoleRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    user: str = ""
+    role: str = ""
+
+
+class UserRevokeRoleRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    name: str = ""
+    role: str = ""
+
+
+class RoleAddRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    name: str = ""
+
+
+class RoleDeleteRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    role: str = ""
+
+
+class RoleGrantPermissionRequest(msgspec.Struct, omit_defaults=True):
+    name: str = ""
+    perm: Permission | None = None
+
+
+class RoleRevokePermissionRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    role: str = ""
+    key: bytes = b""
+    range_end: bytes = b""
+
+
+AuthRequest = (
+    AuthEnableRequest
+    | AuthDisableRequest
+    | AuthTokenRequest
+    | UserAddRequest
+    | UserDeleteRequest
+    | UserChangePasswordRequest
+    | UserGrantRoleRequest
+    | UserRevokeRoleRequest
+    | RoleAddRequest
+    | RoleDeleteRequest
+    | RoleGrantPermissionRequest
+    | RoleRevokePermissionRequest
+)
+
 Request = (
     PutRequest
     | DeleteRangeRequest
@@ -151,6 +272,8 @@ Request = (
     | AlarmRequest
     | MemberAttributesRequest
     | MemberUpdateRequest
+    | LeaseCheckpointRequest
+    | AuthRequest
 )
 
 KINDS: dict[int, type[Any]] = {
@@ -163,18 +286,47 @@ KINDS: dict[int, type[Any]] = {
     7: AlarmRequest,
     8: MemberAttributesRequest,
     9: MemberUpdateRequest,
+    10: LeaseCheckpointRequest,
+    11: AuthEnableRequest,
+    12: AuthDisableRequest,
+    13: AuthTokenRequest,
+    14: UserAddRequest,
+    15: UserDeleteRequest,
+    16: UserChangePasswordRequest,
+    17: UserGrantRoleRequest,
+    18: UserRevokeRoleRequest,
+    19: RoleAddRequest,
+    20: RoleDeleteRequest,
+    21: RoleGrantPermissionRequest,
+    22: RoleRevokePermissionRequest,
 }
-"""Kind numbers are in the log for ever: add, never reuse."""
+"""Kind numbers are in the log for ever: add, never reuse. At most 127."""
+
+NAME_BYTES_MAX = 255
+"""Of a user or a role: what one byte of length can say, and what fits a key of the backend."""
 
 _HEAD = struct.Struct(">BQ")
+_SIGNED = 0x80
+_IDENTITY = struct.Struct(">QB")
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 _DECODERS = {kind: msgspec.msgpack.Decoder(cls) for kind, cls in KINDS.items()}
 _ENCODE = msgspec.msgpack.Encoder().encode
 
 
-def encode(request_id: int, request: Request) -> bytes:
-    """The bytes of one log entry."""
-    return _HEAD.pack(_KIND_OF[type(request)], request_id) + _ENCODE(request)
+def encode(request_id: int, request: Request, identity: Identity | None = None) -> bytes:
+    """The bytes of one log entry; `identity` while authentication is on."""
+    kind = _KIND_OF[type(request)]
+    if identity is None:
+        return _HEAD.pack(kind, request_id) + _ENCODE(request)
+    user = identity.user.encode()
+    return b"".join(
+        (
+            _HEAD.pack(kind | _SIGNED, request_id),
+            _IDENTITY.pack(identity.revision, len(user)),
+            user,
+            _ENCODE(request),
+        )
+    )
 
 
 def request_id_of(data: bytes) -> int:
@@ -182,15 +334,40 @@ def request_id_of(data: bytes) -> int:
     return _HEAD.unpack_from(data)[1]  # type: ignore[no-any-return]
 
 
+def identity_of(data: bytes) -> Identity | None:
+    """Who asks, of an entry that `decode` can read; None when it does not say."""
+    if not data[0] & _SIGNED:
+        return None
+    revision, length = _IDENTITY.unpack_from(data, _HEAD.size)
+    start = _HEAD.size + _IDENTITY.size
+    return Identity(data[start : start + length].decode(), revision)
+
+
 def decode(data: bytes) -> tuple[int, Request]:
     """(request id, request). ValueError when these bytes are no request of ours."""
     if len(data) < _HEAD.size:
         raise ValueError("entry shorter than its head")
     kind, request_id = _HEAD.unpack_from(data)
+    start = _HEAD.size
+    if kind & _SIGNED:
+        kind &= ~_SIGNED
+        start = _end_of_identity(data)
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise ValueError(f"unknown request kind {kind}")
     try:
-        return request_id, decoder.decode(memoryview(data)[_HEAD.size :])
+        return request_id, decoder.decode(memoryview(data)[start:])
     except msgspec.DecodeError as error:
         raise ValueError(f"malformed request of kind {kind}: {error}") from error
+
+
+def _end_of_identity(data: bytes) -> int:
+    """Where the fields begin. ValueError for an identity that is cut or no text."""
+    start = _HEAD.size + _IDENTITY.size
+    if len(data) < start:
+        raise ValueError("entry shorter than its identity")
+    end = start + data[start - 1]
+    if len(data) < end:
+        raise ValueError("entry shorter than its identity")
+    data[start:end].decode()
+    return end

@@ -129,25 +129,26 @@ class FakeServer:
         self.applied_index, self.leader_changes, self.proposals_pending = 11, 1, 0
         self.proposals_failed = self.slow_applies = 0
         self.maintenance: Any = SimpleNamespace()
+        self.auth: Any = SimpleNamespace(enabled=False)
         self.membership: Any = SimpleNamespace()
         self.held: list[tuple[Any, Any, Any]] = []
         self.asked: list[Any] = []
 
     # -- what the API calls
 
-    def propose(self, request: Any, done: Any) -> None:
+    def propose(self, request: Any, done: Any, _asker: Any = None) -> None:
         self._answer(self._apply, request, done)
 
     def linearizable(self, done: Any) -> None:
         self._answer(lambda _: self.unreadable, None, done)
 
-    def range(self, request: RangeRequest, done: Any) -> None:
+    def range(self, request: RangeRequest, done: Any, _asker: Any = None) -> None:
         self._answer(self._range, request, done)
 
-    def txn(self, request: TxnRequest, done: Any) -> None:
+    def txn(self, request: TxnRequest, done: Any, _asker: Any = None) -> None:
         self._answer(self._apply, request, done)
 
-    def compact(self, request: CompactionRequest, done: Any) -> None:
+    def compact(self, request: CompactionRequest, done: Any, _asker: Any = None) -> None:
         self._answer(self._apply, request, done)
 
     def status(self) -> Any:

@@ -281,7 +281,7 @@ def test_an_error_of_ours_leaves_apply(machine: Machine, monkeypatch: pytest.Mon
 
 
 def test_bytes_of_another_version_stop_the_node(machine: Machine) -> None:
-    data = b"\xff" + encode(1, PutRequest(b"a"))[1:]
+    data = b"\x7f" + encode(1, PutRequest(b"a"))[1:]
     with pytest.raises(ValueError, match="unknown request kind"):
         machine.entry(1, data)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mvcc.kv import KeyValue
 from node.api import door as door_module
 from node.api.door import Door, Lobby, parse_head
+from node.api.gate import Gate
 from node.api.routes import Routes
 from node.apply.errors import NoLeader
 from node.apply.requests import PutRequest, RangeRequest
@@ -97,6 +98,7 @@ class Bench:
         self.routes = routes
         self.lobby = Lobby(
             routes.unary,
+            Gate(self.server),  # type: ignore[arg-type]
             message_bytes_max=2 << 20,
             host_allowed=lambda host: host != "evil",
             hand_over=lambda: self.successor,  # type: ignore[arg-type,return-value]
@@ -355,11 +357,11 @@ def test_an_endless_head_is_handed_over_and_not_kept() -> None:
     assert len(bench.successor.data) < door_module.HEAD_BYTES_MAX + 1000
 
 
-def test_heads_are_remembered_but_not_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "HEADS_MAX", 3)
     bench = Bench()
     bench.send(get(b"a") + get(b"b") + post("/v3/kv/range", {}, "Authorization: token"))
-    assert len(bench.lobby.heads) == 1
+    assert [head.token for head in bench.lobby.heads.values()] == ["", "token"]
     for length in range(9):
         bench.send(get(b"a" * 3 * length))
         assert len(bench.lobby.heads) <= 3
@@ -516,5 +518,5 @@ def test_parse_head_takes_what_clients_send() -> None:
     )
     parsed = parse_head(head, bench.routes.unary, lambda host: host == "127.0.0.1:2379", 100)
     assert parsed is not None
-    assert (parsed.method.name, parsed.length, parsed.secret) == ("KV/Range", 14, False)
+    assert (parsed.method.name, parsed.length, parsed.token) == ("KV/Range", 14, "")
     assert parse_head(head, bench.routes.unary, lambda host: True, 13) is None

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.api.door import Lobby
+from node.api.gate import Gate
 from node.api.health import Health
 from node.api.routes import Routes
 from node.metrics import Histogram, Metrics, doubling
@@ -61,6 +62,7 @@ def watched(server: Any = None) -> tuple[Metrics, Routes, Lobby, Health]:
     routes = Routes(server, lambda work, done: work.close(), metrics)
     lobby = Lobby(
         routes.unary,
+        Gate(server),  # type: ignore[arg-type]
         message_bytes_max=1,
         host_allowed=lambda host: True,
         hand_over=asyncio.Protocol,

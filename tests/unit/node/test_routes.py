@@ -54,7 +54,7 @@ def routes_of(server: FakeServer) -> Routes:
 def ask(serve: Any, request: Any) -> Any:
     """The one answer of a call that is answered at once."""
     answers: list[Any] = []
-    serve(request, answers.append)
+    serve(request, None, answers.append)
     (answer,) = answers
     return answer
 
