@@ -106,9 +106,14 @@ class WatchStatus(NamedTuple):
 
 
 class WatchableStore:
-    """Watches over one store; `attach` moves them to another one after a snapshot."""
+    """Watches over one store; `attach` moves them to another one after a snapshot.
+
+    `on_behind()` is called whenever `behind` becomes true (a watch from the past, room for a
+    victim, attach), from inside whatever caused it: it only notes that catch_up is due.
+    """
 
     def __init__(self, store: Store) -> None:
+        self.on_behind: Callable[[], None] = lambda: None
         raise NotImplementedError
 
     def open(self, on_ready: Callable[[WatchStream], None]) -> WatchStream:
