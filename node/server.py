@@ -37,6 +37,7 @@ from node.apply.requests import (
 from node.apply.responses import RangeResponse
 from node.apply.txn import is_read_only, is_serializable, options_of, read_txn
 from node.auth import Auth
+from node.claims import Claims
 from node.compactor import Compactor
 from node.config import NodeConfig
 from node.maintenance import Maintenance
@@ -128,6 +129,7 @@ class Server:
         self.auth = Auth()
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)
+        self.claims = Claims(self)
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._stopping = False
         self._alarm_under_way = False

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal, refusal
+from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal
 from node.api.gate import Gate
 from node.api.json_codec import wire_size
 from node.api.methods import Credentials, GiveUp, Unary
@@ -392,7 +392,7 @@ class Door(asyncio.Protocol):
         self._answered()
 
     def _refuse(self, error: Exception) -> None:
-        told = refusal(error)
+        told = self._method.refusal(error)
         handled = self._method.handled
         handled[told.code] = handled.get(told.code, 0) + 1
         assert self._transport is not None

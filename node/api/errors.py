@@ -252,6 +252,18 @@ def refusal(error: BaseException) -> Refusal:
     return _INTERNAL
 
 
+def opaque_refusal(error: BaseException) -> Refusal:
+    """For locks and elections: etcd serves them by a client of its own, on the way through which
+    every error keeps its text and loses its code.
+    """
+    told = refusal(error)
+    return (
+        told
+        if isinstance(error, MalformedMessage | MessageTooLarge)
+        else told._replace(code=UNKNOWN)
+    )
+
+
 def _text(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, apply_errors.ApplyError) and not text.startswith("etcdserver: "):

@@ -35,7 +35,7 @@ from node.api.errors import (
 )
 from node.api.gate import Gate
 from node.api.health import Health
-from node.api.methods import Credentials, Stream, Unary
+from node.api.methods import Credentials, GiveUp, Stream, Unary
 from node.api.routes import Routes
 from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION, VERSION
 
@@ -175,8 +175,10 @@ class HttpFace:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def spawn(self, work: Coroutine[Any, Any, Any], done: Done) -> None:
-        """Run `work` in a task that `stop` ends; its result or its error goes to `done`."""
+    def spawn(self, work: Coroutine[Any, Any, Any], done: Done) -> GiveUp:
+        """Run `work` in a task that `stop` ends; its result or its error goes to `done`. Returns
+        how to cancel it: `done` is not called then.
+        """
 
         async def run() -> None:
             try:
@@ -189,6 +191,7 @@ class HttpFace:
         task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task.cancel
 
     # -- one request
 
@@ -298,7 +301,7 @@ class HttpFace:
                 return await self._stream(request, method, body, cors)
             parts = await self._unary(method, body, _credentials(request))
         except Exception as error:
-            told = refusal(error)
+            told = method.refusal(error)
             method.handled[told.code] = method.handled.get(told.code, 0) + 1
             return _refused(told, cors)
         method.handled[OK] += 1
@@ -377,7 +380,7 @@ class HttpFace:
         except ConnectionResetError:
             raise
         except Exception as error:
-            told = refusal(error)
+            told = method.refusal(error)
         code = told.code if told else OK
         method.handled[code] = method.handled.get(code, 0) + 1
         if told is not None:

@@ -17,6 +17,7 @@ from node.api.messages import (
     SnapshotResponse,
     StatusResponse,
 )
+from node.api.methods import GiveUp
 from node.apply.checks import check
 from node.apply.requests import AlarmRequest
 from node.version import API_VERSION, STORAGE_VERSION
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-Spawn = Callable[[Coroutine[Any, Any, Any], "Done"], None]
-"""Runs a coroutine in a task that somebody owns; its result or error goes to `done`."""
+Spawn = Callable[[Coroutine[Any, Any, Any], "Done"], GiveUp]
+"""Runs a coroutine in a task that somebody owns; its result or error goes to `done`. Returns how to
+cancel it: `done` is not called then.
+"""
 
 
 BLOB_BYTES = 32 << 10

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from mvcc.kv import SortOrder, SortTarget
+from mvcc.kv import KeyValue, SortOrder, SortTarget
 from node.apply.requests import (
     AlarmAction,
     AlarmRequest,
@@ -126,6 +126,66 @@ class SnapshotResponse(msgspec.Struct):
     remaining_bytes: int
     blob: bytes
     version: str = ""
+
+
+class RevisionResponse(msgspec.Struct):
+    """A header alone."""
+
+    revision: int
+
+
+class LockRequest(msgspec.Struct):
+    name: bytes = b""
+    lease: int = 0
+
+
+class LockResponse(msgspec.Struct):
+    revision: int
+    key: bytes
+
+
+class UnlockRequest(msgspec.Struct):
+    key: bytes = b""
+
+
+class LeaderKey(msgspec.Struct):
+    """A claim to lead: its key, the revision that created it, the lease it lives by."""
+
+    name: bytes = b""
+    key: bytes = b""
+    rev: int = 0
+    lease: int = 0
+
+
+class CampaignRequest(msgspec.Struct):
+    name: bytes = b""
+    lease: int = 0
+    value: bytes = b""
+
+
+class CampaignResponse(msgspec.Struct):
+    revision: int
+    leader: LeaderKey
+
+
+class ProclaimRequest(msgspec.Struct):
+    leader: LeaderKey | None = None
+    value: bytes = b""
+
+
+class ResignRequest(msgspec.Struct):
+    leader: LeaderKey | None = None
+
+
+class LeaderRequest(msgspec.Struct):
+    """Of whom: also what observe takes."""
+
+    name: bytes = b""
+
+
+class LeaderResponse(msgspec.Struct):
+    revision: int
+    kv: KeyValue
 
 
 class Kind(Enum):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from node.api.errors import OK, Refusal
+from node.api.errors import OK, Refusal, refusal
 
 if TYPE_CHECKING:
     from node.apply.requests import Asker
@@ -50,10 +50,21 @@ class Unary:
     `decode(body)` raises MalformedMessage; `serve(request, asker, done)` raises a RequestError or
     calls `done` once, and may return how to give up when the client leaves before that;
     `encode(response)` is the body. `slices(response)` is the body in steps when it is too long for
-    one, else None. The counters are what /metrics reports.
+    one, else None. `refusal(error)` is what the client hears of an error. The counters are what
+    /metrics reports.
     """
 
-    __slots__ = ("access", "decode", "encode", "handled", "name", "serve", "slices", "started")
+    __slots__ = (
+        "access",
+        "decode",
+        "encode",
+        "handled",
+        "name",
+        "refusal",
+        "serve",
+        "slices",
+        "started",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class Unary:
         encode: Callable[[Any], bytes],
         *,
         slices: Callable[[Any], Iterator[bytes] | None] | None = None,
+        refusal: Callable[[BaseException], Refusal] = refusal,
     ) -> None:
         self.name = name
         self.access = access
@@ -71,6 +83,7 @@ class Unary:
         self.serve = serve
         self.encode = encode
         self.slices = slices
+        self.refusal = refusal
         self.started = 0
         self.handled: dict[int, int] = {OK: 0}
 
@@ -78,7 +91,7 @@ class Unary:
 class Stream:
     """One server stream: `serve(request, asker)` yields messages, `encode(message)` is a chunk."""
 
-    __slots__ = ("access", "decode", "encode", "handled", "name", "serve", "started")
+    __slots__ = ("access", "decode", "encode", "handled", "name", "refusal", "serve", "started")
 
     def __init__(
         self,
@@ -87,8 +100,11 @@ class Stream:
         decode: Callable[[bytes], Any],
         serve: Callable[[Any, Asker], AsyncIterator[Any]],
         encode: Callable[[Any], bytes],
+        *,
+        refusal: Callable[[BaseException], Refusal] = refusal,
     ) -> None:
         self.name = name
+        self.refusal = refusal
         self.access = access
         self.decode = decode
         self.serve = serve
@@ -142,7 +158,7 @@ class Duplex:
     messages (MalformedMessage). Who may do what is the session's to check, message by message.
     """
 
-    __slots__ = ("decode", "handled", "name", "open", "started")
+    __slots__ = ("decode", "handled", "name", "open", "refusal", "started")
 
     def __init__(
         self,
@@ -153,5 +169,6 @@ class Duplex:
         self.name = name
         self.decode = decode
         self.open = open_session
+        self.refusal = refusal
         self.started = 0
         self.handled: dict[int, int] = {OK: 0}

@@ -10,18 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from node.api import json_codec, kv_json
 from node.api.cluster import Cluster
+from node.api.election import Election
+from node.api.errors import opaque_refusal
 from node.api.kv import Kv
 from node.api.lease import Lease
+from node.api.lock import Lock
 from node.api.maintenance import Maintenance, Spawn
 from node.api.messages import (
+    CampaignRequest,
     EmptyMessage,
     HashKvRequest,
+    LeaderRequest,
     LeaseTimeToLiveRequest,
+    LockRequest,
     MemberAddRequest,
     MemberListRequest,
     MemberPromoteRequest,
     MemberRemoveRequest,
     MoveLeaderRequest,
+    ProclaimRequest,
+    ResignRequest,
+    UnlockRequest,
 )
 from node.api.methods import Access, Duplex, Stream, Unary
 from node.apply.requests import (
@@ -36,7 +45,9 @@ from node.apply.responses import RangeResponse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from node.apply.requests import Asker
     from node.metrics import Metrics
+    from node.proposals import Done
     from node.server import Server
 
 
@@ -61,6 +72,8 @@ class Routes:
         self._add_lease(Lease(server))
         self._add_cluster(Cluster(server, spawn))
         self._add_maintenance(Maintenance(server, spawn, metrics))
+        self._add_lock(Lock(server.claims, spawn))
+        self._add_election(Election(server.claims, spawn))
 
     def methods(self) -> list[Unary | Stream | Duplex]:
         """Each method once, whatever its aliases."""
@@ -170,6 +183,42 @@ class Routes:
                 _result_chunk,
             ),
             "/maintenance/snapshot",
+        )
+
+    def _add_lock(self, lock: Lock) -> None:
+        for name, message, serve in (
+            ("Lock", LockRequest, lock.lock),
+            ("Unlock", UnlockRequest, lock.unlock),
+        ):
+            self._add(self._opaque("Lock/" + name, message, serve), "/lock/" + name.lower())
+
+    def _add_election(self, election: Election) -> None:
+        for name, message, serve in (
+            ("Campaign", CampaignRequest, election.campaign),
+            ("Proclaim", ProclaimRequest, election.proclaim),
+            ("Leader", LeaderRequest, election.leader),
+            ("Resign", ResignRequest, election.resign),
+        ):
+            method = self._opaque("Election/" + name, message, serve)
+            self._add(method, "/election/" + name.lower())
+        observe = Stream(
+            "Election/Observe",
+            Access.USER,
+            _reader(LeaderRequest),
+            election.observe,
+            lambda response: b'{"result":%b}\n' % self._with_header(response),
+            refusal=opaque_refusal,
+        )
+        self._add_stream(observe, "/election/observe")
+
+    def _opaque(self, name: str, message: type, serve: Callable[[Any, Asker, Done], Any]) -> Unary:
+        return Unary(
+            name,
+            Access.USER,
+            _reader(message),
+            serve,
+            self._with_header,
+            refusal=opaque_refusal,
         )
 
     def _add_stream(self, method: Stream, path: str) -> None:

@@ -168,6 +168,10 @@ class AuthOldRevision(RequestError):
     """Users or roles have changed since the request was let in: ask again."""
 
 
+class ClaimFailed(RequestError):
+    """A lock or an election did not come to what was asked; the text says why."""
+
+
 class BadLeaderTransferee(RequestError):
     pass
 

@@ -129,6 +129,7 @@ class FakeServer:
         self.applied_index, self.leader_changes, self.proposals_pending = 11, 1, 0
         self.proposals_failed = self.slow_applies = 0
         self.maintenance: Any = SimpleNamespace()
+        self.claims: Any = SimpleNamespace()
         self.auth: Any = SimpleNamespace(enabled=False)
         self.membership: Any = SimpleNamespace()
         self.held: list[tuple[Any, Any, Any]] = []

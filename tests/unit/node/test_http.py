@@ -259,7 +259,7 @@ def test_nothing_is_served_fast_that_aiohttp_would_read_differently(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v3/nothing", "/v3/kv/range/", "/v3/", "/v3/watch", "/v3/lock/lock"]
+    "path", ["/v3/nothing", "/v3/kv/range/", "/v3/", "/v3/lock/", "/v3/election/lead"]
 )
 async def test_unknown_calls(client: Client, path: str) -> None:
     (answer,) = await client.ask(post(path, {}))

@@ -44,7 +44,15 @@ PATHS = [
     "/maintenance/hash",
     "/maintenance/hashkv",
     "/maintenance/transfer-leadership",
+    "/lock/lock",
+    "/lock/unlock",
+    "/election/campaign",
+    "/election/proclaim",
+    "/election/leader",
+    "/election/resign",
 ]
+
+STREAMS = ["/maintenance/snapshot", "/election/observe"]
 
 
 def routes_of(server: FakeServer) -> Routes:
@@ -61,14 +69,10 @@ def ask(serve: Any, request: Any) -> Any:
 
 def test_the_surface() -> None:
     routes = routes_of(FakeServer())
-    expected = {b"/v3" + p.encode() for p in PATHS} | {b"/v3beta" + p.encode() for p in PATHS}
-    assert set(routes.unary) == expected
-    assert set(routes.streams) == {
-        b"/v3/maintenance/snapshot",
-        b"/v3beta/maintenance/snapshot",
-    }
+    for table, paths in ((routes.unary, PATHS), (routes.streams, STREAMS)):
+        assert set(table) == {f"/{v}{p}".encode() for v in ("v3", "v3beta") for p in paths}
     names = [method.name for method in routes.methods()]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names))
     assert routes.unary[b"/v3/kv/lease/leases"] is routes.unary[b"/v3beta/lease/leases"]
 
 
