@@ -55,6 +55,8 @@ class Store:
     - `compact_rev`: reads below it are refused; set when a compaction is accepted. -1: none yet.
     - `finished_compact_rev` <= compact_rev: all rows dead at it are deleted.
     - `leases`: the lease of every key that has one.
+    - `on_write`: called at the end of each txn that changed something, as its revision becomes
+      current; None while nobody watches.
 
     `hit` is called with a name at the places where a test may want to stop the process.
     """
@@ -68,6 +70,7 @@ class Store:
         self.compact_rev = NEVER_COMPACTED
         self.finished_compact_rev = NEVER_COMPACTED
         self.counts = Counts()
+        self.on_write: Callable[[WriteTxn], None] | None = None
         self._writing: WriteTxn | None = None
 
     # Reading
@@ -184,7 +187,10 @@ class Store:
         """Called by WriteTxn.end only: makes the txn's revision current."""
         assert self._writing is txn, "the txn has ended already"
         self._writing = None
+        changed = txn.revision != self.current_rev
         self.current_rev = txn.revision
+        if self.on_write is not None and changed:
+            self.on_write(txn)
 
     # Compaction
 

@@ -6,9 +6,9 @@ import doctest
 
 import pytest
 
-from mvcc import key_index, record, revision, schema, store, tree_index
+from mvcc import key_index, range_tree, record, revision, schema, store, tree_index, watcher
 
-MODULES = [key_index, record, revision, schema, store, tree_index]
+MODULES = [key_index, range_tree, record, revision, schema, store, tree_index, watcher]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
