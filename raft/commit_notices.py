@@ -2,8 +2,8 @@
 
 A leader tells its followers of every commit. Under load the next append says it anyway; with one
 writer at a time a follower would be woken twice per entry, once to keep it and once to hear that
-others did too. A follower whose own clients wait for that commit, because it forwarded their
-request lately, hears it at once.
+others did too. A follower whose own clients wait for that commit hears it at once: because it
+forwarded their request lately, or because it says in its answers that they watch.
 """
 
 from __future__ import annotations
@@ -33,10 +33,18 @@ class CommitNotices:
         self._held: dict[int, Message] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._eager_until: dict[int, float] = {}
+        self._eager: set[int] = set()
 
     def forwarded_by(self, member: int) -> None:
         """A request of `member` came: it waits for what commits it."""
         self._eager_until[member] = self._loop.time() + EAGER_SECONDS
+
+    def answered_by(self, member: int, *, eager: bool) -> None:
+        """An answer of `member` came, and says whether its clients wait for what others write."""
+        if eager:
+            self._eager.add(member)
+        else:
+            self._eager.discard(member)
 
     def take(self, messages: Sequence[Message]) -> list[Message]:
         """What of `messages` is to be sent now."""
@@ -57,6 +65,8 @@ class CommitNotices:
             self._timer.cancel()
 
     def _is_eager(self, member: int) -> bool:
+        if member in self._eager:
+            return True
         until = self._eager_until.get(member)
         return until is not None and self._loop.time() < until
 

@@ -49,6 +49,7 @@ from raft.wal_queue import WalQueue
 
 log = logging.getLogger("esker.raft")
 
+_ANSWERS = (MessageType.APPEND_RESPONSE, MessageType.HEARTBEAT_RESPONSE)
 REFUSALS_LOGGED_SECONDS = 10.0
 TERM_LEAP_MAX = 1 << 32
 """How far ahead of ours a term may be. Terms count elections: no cluster gets there while a member
@@ -68,6 +69,9 @@ class DriverConfig:
     catch_up_entries: int = 5_000
     """Entries kept in memory behind the marker for slow followers, who need no snapshot then.
     etcd's default."""
+    hasten_first_election: bool = True
+    """Whoever starts, reaches a quorum and hears no leader waits only for the random part of the
+    election timeout."""
     log_bytes_max: int = 256 * 1024 * 1024
     """Of the log in memory: above it, a marker is set earlier and nothing is kept behind it."""
 
@@ -91,6 +95,8 @@ class DriverCounters(msgspec.Struct):
 class RaftDriver:
     """One member's raft. Not to be used after `on_fatal`.
 
+    `eager` is the server's to set: its clients watch, so a leader elsewhere shall tell of each
+    commit at once (see raft.commit_notices).
     `_committed` is what is to be applied next, in order: entries, or a snapshot to install.
     durable index of the state machine <= applied_index <= commit_index.
     """
@@ -123,6 +129,7 @@ class RaftDriver:
         self.applied_index = applied
         self.commit_index = max(state.hard_state.commit, applied)
         self.counters = DriverCounters()
+        self.eager = False
         self._config = config
         self._storage = storage
         self._node = RawNode(replace(config.core, applied=applied), storage, log.debug)
@@ -164,6 +171,7 @@ class RaftDriver:
         self._refusals_log_at = 0.0
         self._running = False
         self._failed = False
+        self._hastens = config.hasten_first_election
 
     # -- life
 
@@ -231,9 +239,12 @@ class RaftDriver:
         self._wake()
 
     def propose_conf_change(self, change: ConfChange) -> None:
-        """Propose a change of the configuration. ProposalDropped."""
+        """Propose a change of the configuration. ProposalDropped, also while another is under way
+        here; elsewhere it would be lost without a word."""
         if not self._running or self.leader == NONE:
             raise ProposalDropped("no leader is known")
+        if self.is_leader and self._node.conf_change_pending():
+            raise ProposalDropped("another change is not applied yet")
         self._node.propose_conf_change(encode_conf_change(change))
         self._wake()
 
@@ -286,6 +297,8 @@ class RaftDriver:
                 self._notices.forwarded_by(message.sender)
             elif message.type == MessageType.READ_INDEX:
                 self._notices.forwarded_by(message.sender)
+            elif message.type in _ANSWERS:
+                self._notices.answered_by(message.sender, eager=message.eager)
             elif message.type == MessageType.SNAPSHOT:
                 self._hit("install.after_receive")
             self._node.step(message)
@@ -312,6 +325,15 @@ class RaftDriver:
         if self._running:
             self._node.report_unreachable(member)
             self._wake()
+
+    def gone(self, member: int) -> None:
+        """The process of `member` seems to have ended."""
+        if not self._running:
+            return
+        if member == self.leader:
+            log.info("the leader, member %x, is gone", member)
+        self._node.leader_gone(member)
+        self._wake()
 
     def begin_snapshot(self, message: Message, size: int) -> SnapshotSink:
         """Where an incoming snapshot goes."""
@@ -436,6 +458,9 @@ class RaftDriver:
             messages = [message for message in messages if message.type != MessageType.SNAPSHOT]
             for message in snapshots:
                 self._spawn(self._snapshot_sender.send(message))
+        if self.eager:
+            for message in messages:
+                message.eager = message.type in _ANSWERS
         messages = self._notices.take(messages)
         if messages:
             self._transport.send(messages)
@@ -510,6 +535,8 @@ class RaftDriver:
 
     def _tick(self, count: int) -> None:
         try:
+            if self._hastens:
+                self._hasten()
             for _ in range(count):
                 self._node.tick()
             self._watch_wal()
@@ -519,6 +546,18 @@ class RaftDriver:
             self.counters.ticks += count
             self.counters.late_ticks += count - 1
             self._wake()
+
+    def _hasten(self) -> None:
+        """Once after the start, as soon as an election could be won and if no leader was heard."""
+        conf = self.conf_state
+        active_since = self._transport.active_since
+        reached = sum(
+            member == self._config.core.id or active_since(member) is not None
+            for member in conf.voters
+        )
+        if self.leader != NONE or reached > len(conf.voters) // 2:
+            self._hastens = False
+            self._node.hasten_election()
 
     def _watch_wal(self) -> None:
         """A leader whose disk stalls for an election timeout acknowledges nothing: another should

@@ -247,6 +247,7 @@ class Peer:
         counters: PeerCounters,
         observe: Callable[[int, float], None],
         told_removed: Callable[[int], None],
+        gone: Callable[[int], None],
     ) -> None:
         self.member = member
         self.urls = [PeerUrl.parse(url) for url in urls]
@@ -259,6 +260,8 @@ class Peer:
         self._buffer_bytes_max = buffer_bytes_max
         self._observe = observe
         self._told_removed = told_removed
+        self._gone = gone
+        self._refusals = 0
         self._loop = asyncio.get_running_loop()
         self._complaints = Complaints(self._loop.time)
         self._stream: DialedStream | None = None
@@ -343,6 +346,11 @@ class Peer:
     # -- the connection
 
     @property
+    def refused(self) -> bool:
+        """Nobody listened at any of the member's URLs when they were last tried."""
+        return self._refusals >= len(self.urls)
+
+    @property
     def url(self) -> PeerUrl:
         """The address in use, or the one to be tried next."""
         return self.urls[self._attempts % len(self.urls)]
@@ -378,6 +386,7 @@ class Peer:
 
     async def _use(self, stream: DialedStream) -> None:
         self._stream = stream
+        self._refusals = 0
         self.active_since = self._loop.time()
         self._complaints.clear()
         log.info("peer %s (%x): connected", self.url, self.member)
@@ -390,6 +399,9 @@ class Peer:
 
     def _failed_to_connect(self, error: OSError | Refused) -> None:
         self.counters.connect_failures += 1
+        self._refusals = self._refusals + 1 if isinstance(error, ConnectionRefusedError) else 0
+        if self.refused:
+            self._gone(self.member)
         text = str(error) or type(error).__name__
         if not isinstance(error, Refused):
             text = f"peer {self.url} ({self.member:x}) cannot be reached: {text}"

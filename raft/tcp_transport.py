@@ -233,11 +233,17 @@ class TcpTransport:
             counters=self.counters_of(member),
             observe=self._observe,
             told_removed=self._told_removed,
+            gone=self._gone,
         )
         self._peers[member] = peer
         task = self._loop.create_task(peer.run())
         task.add_done_callback(self._ended)
         self._dialers[member] = task
+
+    def _gone(self, member: int) -> None:
+        """Whose listener is closed may still speak: while its stream to us is open it is there."""
+        if (member, StreamKind.MESSAGES) not in self._accepted:
+            self.receiver.gone(member)
 
     def _hang_up(self, member: int) -> None:
         self._peers.pop(member, None)
@@ -323,6 +329,9 @@ class TcpTransport:
         self._connections.discard(stream)
         if self._accepted.get((stream.member, stream.kind)) is stream:
             del self._accepted[stream.member, stream.kind]
+            peer = self._peers.get(stream.member)
+            if peer is not None and peer.refused and self._running:
+                self._gone(stream.member)
 
     def counters_of(self, member: int) -> PeerCounters:
         """The member's totals; they survive a change of its URLs."""

@@ -67,6 +67,10 @@ class Receiver(Protocol):
         """Messages to `member` were lost; not called more often than every 100 ms for each
         member."""
 
+    def gone(self, member: int) -> None:
+        """The process of `member` seems to have ended: its streams are closed, and its host refuses
+        new ones. May be told again."""
+
     def snapshot_sent(self, member: int, ok: bool) -> None:
         """The stream begun by send_snapshot has ended; `ok` when the peer has it durably and took
         the message."""

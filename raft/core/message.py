@@ -56,6 +56,8 @@ class Message(msgspec.Struct, array_like=True, kw_only=True):
     not above the rejected one.  `context`: the read position on heartbeats, a read token on
     READ_INDEX*, 1 on a VOTE or PRE_VOTE that a leadership transfer forces, the transferee on
     TRANSFER_LEADER.
+    `eager`: on APPEND_RESPONSE and HEARTBEAT_RESPONSE, that the responder's clients wait for what
+    others write; the core neither sets nor reads it.
     """
 
     type: int
@@ -70,3 +72,4 @@ class Message(msgspec.Struct, array_like=True, kw_only=True):
     reject: bool = False
     reject_hint: int = 0
     context: int = 0
+    eager: bool = False

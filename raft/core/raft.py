@@ -197,6 +197,27 @@ class Raft:
             self.note(f"forgets its leader {self.leader}")
             self.leader = NONE
 
+    def leader_gone(self, member: int) -> None:
+        """Outside knowledge says that the process of `member` has ended: if it leads, do not wait
+        for its silence.
+
+        The survivors learn this at about the same time. So that they do not split the votes, each
+        waits one tick more than the voter before it. Who is wrong disturbs nobody: it asks for
+        pre-votes, which all refuse who still hear the leader, and follows again when it hears it.
+        Reads ask a quorum who leads, so nothing rests on how long a follower is patient.
+        """
+        if self.role != Role.FOLLOWER or self.leader != member or member == NONE:
+            return
+        self.forget_leader()
+        before = sum(1 for voter in self.tracker.voters() if voter < self.id and voter != member)
+        soon = self.election_timeout - 1 - before
+        self.election_elapsed = max(self.election_elapsed, soon)
+
+    def hasten_election(self) -> None:
+        """All but the random part of the election timeout counts as passed."""
+        if self.role == Role.FOLLOWER and self.leader == NONE:
+            self.election_elapsed = max(self.election_elapsed, self.config.election_ticks - 1)
+
     def _reset(self, term: int) -> None:
         if term != self.term:
             assert term > self.term, f"term {self.term} moves back to {term}"

@@ -118,6 +118,10 @@ class RawNode:
         else:
             follower.forward_proposal(raft, entries)
 
+    def conf_change_pending(self) -> bool:
+        """Whether a leader would put an empty entry in the place of a change proposed now."""
+        return self.raft.pending_conf_index > self.raft.log.applied
+
     def apply_conf_change(self, change: ConfChange) -> ConfState:
         """To be called when the entry with `change` is applied, before any later entry is.
 
@@ -142,6 +146,17 @@ class RawNode:
 
     def forget_leader(self) -> None:
         self.raft.forget_leader()
+
+    def leader_gone(self, member: int) -> None:
+        """The process of `member` has ended; of no interest unless it leads."""
+        self.raft.leader_gone(member)
+
+    def hasten_election(self) -> None:
+        """Who can hear the others, and hears of no leader at its start, need not wait for one in
+        full: what is left of the election timeout is its random part, so that rarely two campaign
+        at once. A leader that lives is heard meanwhile, and who has heard it grants no pre-vote.
+        """
+        self.raft.hasten_election()
 
     def campaign(self) -> None:
         """As if the election timer had fired."""

@@ -172,6 +172,10 @@ class RaftEnv:
     def do_forget_leader(self, command: Command) -> None:
         self._core(command).forget_leader()
 
+    def do_leader_gone(self, command: Command) -> None:
+        """leader-gone 2 1: 2 hears that the process of 1 has ended"""
+        self._core(command).leader_gone(command.integer(1))
+
     def do_unreachable(self, command: Command) -> None:
         """unreachable 1 2: 1 hears that messages to 2 were lost"""
         self._core(command).report_unreachable(command.integer(1))

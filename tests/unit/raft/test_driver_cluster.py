@@ -121,6 +121,23 @@ async def test_leadership_can_be_handed_over(start_node: StartNode, tmp_path: Pa
     await eventually(lambda: target.leads)
 
 
+async def test_a_leader_that_is_gone_is_replaced_within_ticks(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    ticks = 0.02
+    nodes = [await start_node(m, path=tmp_path / str(m), tick_seconds=ticks) for m in (1, 2, 3)]
+    await eventually(lambda: all(node.driver.leader for node in nodes))
+    leader = next(node for node in nodes if node.leads)
+    others = [node for node in nodes if node is not leader]
+    leader.network.cut.add(leader.member)
+    started = asyncio.get_running_loop().time()
+    for node in others:
+        node.driver.gone(leader.member)
+    await eventually(lambda: any(node.leads for node in others))
+    # An election timeout is 10 to 20 ticks; what is measured here is two, and the disk.
+    assert asyncio.get_running_loop().time() - started < 9 * ticks
+
+
 async def test_member_is_added_and_catches_up(start_node: StartNode, tmp_path: Path) -> None:
     one = await start_node(1, (1,), path=tmp_path / "1")
     await eventually(lambda: one.leads)

@@ -147,6 +147,47 @@ async def test_peer_that_hangs_up_at_once_is_not_dialled_in_a_loop(
     assert one.transport.counters[2].connections_lost == 1
 
 
+async def test_member_that_ended_is_gone(start_member: StartMember) -> None:
+    one, two = await start_member(1), await start_member(2)
+    await one.connected(two)
+    await two.connected(one)
+    await two.transport.stop()
+    await one.recorder.until(lambda: one.recorder.dead)
+    assert set(one.recorder.dead) == {2}
+
+
+async def test_member_is_not_gone_while_its_stream_to_us_is_open(
+    start_member: StartMember,
+) -> None:
+    """A listener that closed, or a firewall in one direction, is not the end of a process."""
+    one, two = await start_member(1), await start_member(2)
+    await one.connected(two)
+    await two.connected(one)
+    for server in two.transport._servers:
+        server.close()
+    (accepted,) = two.transport._connections
+    accepted.transport.abort()
+    await eventually(lambda: one.transport._peers[2].refused)
+    two.transport.send([message(1, sender=2)])
+    await one.recorder.until(lambda: one.recorder.messages)
+    assert one.recorder.dead == []
+    for stream in list(one.transport._connections):
+        stream.transport.abort()
+    await one.recorder.until(lambda: one.recorder.dead)
+    assert set(one.recorder.dead) == {2}
+
+
+async def test_member_that_answers_at_one_of_its_urls_is_not_gone(
+    start_member: StartMember,
+) -> None:
+    one, two, three = await start_member(1), await start_member(2), await start_member(3)
+    dead = three.url
+    await three.transport.stop()
+    one.transport.add_peer(2, [dead, two.url])
+    await one.recorder.until(lambda: one.recorder.round_trips)
+    assert one.recorder.dead == []
+
+
 async def test_update_peer_moves_the_stream(start_member: StartMember) -> None:
     one, two, three = await start_member(1), await start_member(2), await start_member(3)
     one.transport.add_peer(2, [three.url])

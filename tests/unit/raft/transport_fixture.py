@@ -68,6 +68,7 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.lost: list[int] = []
+        self.dead: list[int] = []
         self.results: list[tuple[int, bool]] = []
         self.sinks: list[Sink] = []
         self.errors: list[BaseException] = []
@@ -82,6 +83,10 @@ class Recorder:
 
     def unreachable(self, member: int) -> None:
         self.lost.append(member)
+        self.changed.set()
+
+    def gone(self, member: int) -> None:
+        self.dead.append(member)
         self.changed.set()
 
     def snapshot_sent(self, member: int, ok: bool) -> None:
