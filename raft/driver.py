@@ -166,9 +166,8 @@ class RaftDriver:
         self._committed: deque[Sequence[Entry] | Snapshot] = deque()
         self._applying_index = applied
         self._installing = False
-        self._handed_over_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refusals_log_at = 0.0
+        self._handed_over_at = self._refusals_log_at = 0.0
         self._running = False
         self._failed = False
         self._hastens = config.hasten_first_election
