@@ -23,6 +23,7 @@ from node.api.http import HttpFace
 from node.apply import errors
 from node.apply.alarm import Alarms
 from node.apply.applier import Applier
+from node.apply.auth_store import AuthStore
 from node.apply.lessor import Lessor
 from node.apply.members import Members
 from node.apply.requests import CompactionRequest, MemberAttributesRequest
@@ -129,12 +130,14 @@ class Member:
         for _ in store.restore():
             await asyncio.sleep(0)
         backend = opened.backend
+        lessor = Lessor(backend)
         applier = Applier(
             store,
             backend,
-            Lessor(backend),
+            lessor,
             Alarms(backend),
             Members(backend),
+            auth=AuthStore(backend, lessor),
             hit=self._hit,
         )
         applier.restore(store)

@@ -22,13 +22,16 @@ from mvcc.store import Store
 from raft.core.types import ConfState
 
 from .alarm import Alarms
-from .checks import check_alarm, check_delete_range, check_grant
+from .auth_store import AuthStore
+from .checks import check, check_alarm, check_delete_range, check_grant
 from .errors import ApplyError
 from .lessor import NO_LEASE, Lessor
 from .members import Members, decode_change
 from .requests import (
     AlarmAction,
     AlarmRequest,
+    AuthRequest,
+    AuthTokenRequest,
     CompactionRequest,
     DeleteRangeRequest,
     LeaseGrantRequest,
@@ -39,9 +42,11 @@ from .requests import (
     Request,
     TxnRequest,
     decode,
+    identity_of,
 )
 from .responses import (
     AlarmResponse,
+    AuthResponse,
     CompactionResponse,
     DeleteRangeResponse,
     LeaseGrantResponse,
@@ -61,6 +66,7 @@ Response = (
     | LeaseRevokeResponse
     | AlarmResponse
     | MembersResponse
+    | AuthResponse
 )
 Result = Response | ApplyError | Compacted | FutureRevision
 """A response, or what the request was refused for."""
@@ -69,8 +75,8 @@ _REFUSED = (ApplyError, Compacted, FutureRevision)
 
 
 class Applier:
-    """Executes entries on `store`, `lessor`, `alarms` and `members`, which all write through one
-    backend.
+    """Executes entries on `store`, `lessor`, `alarms`, `members` and `auth`, which all write
+    through one backend.
 
     `on_compaction` gets the job of each compaction applied. Its taker forces a backend commit
     before the first step.
@@ -84,6 +90,7 @@ class Applier:
         alarms: Alarms,
         members: Members,
         *,
+        auth: AuthStore,
         hit: Callable[[str], None],
     ) -> None:
         self.store = store
@@ -91,8 +98,10 @@ class Applier:
         self.lessor = lessor
         self.alarms = alarms
         self.members = members
+        self.auth = auth
         self.on_compaction: Callable[[Compaction], None] = lambda job: None
         self._hit = hit
+        self._index = 0
         self._execute: dict[type[Any], Callable[[Any], Response]] = {
             PutRequest: self._put,
             DeleteRangeRequest: self._delete_range,
@@ -103,6 +112,8 @@ class Applier:
             AlarmRequest: self._alarm,
             MemberAttributesRequest: members.publish,
             MemberUpdateRequest: members.update,
+            AuthTokenRequest: self._token,
+            **dict.fromkeys(auth.operations, self._auth),
         }
 
     def restore(self, store: Store) -> None:
@@ -110,6 +121,7 @@ class Applier:
         store.counts, self.store = self.store.counts, store
         self.alarms.restore()
         self.members.restore()
+        self.auth.restore()
         self.lessor.restore(store.leases.items())
 
     def apply_normal(
@@ -127,7 +139,11 @@ class Applier:
             _, request = decode(data)
         self._hit("apply.before_entry")
         alarms = self.alarms
+        auth = self.auth
         try:
+            if auth.enabled:
+                self._index = index
+                auth.check(identity_of(data), request)
             if alarms.nospace or alarms.corrupt:
                 alarms.check(request)
             return self._execute[type(request)](request)
@@ -210,3 +226,13 @@ class Applier:
         else:
             alarms = self.alarms.get(request.alarm)
         return AlarmResponse(self.store.current_rev, alarms)
+
+    def _auth(self, request: AuthRequest) -> AuthResponse:
+        check(request)
+        self.auth.operations[type(request)](request)
+        return AuthResponse(self.store.current_rev)
+
+    def _token(self, request: AuthTokenRequest) -> AuthResponse:
+        check(request)
+        self.auth.let_in(request, self._index)
+        return AuthResponse(self.store.current_rev)

@@ -7,7 +7,7 @@ is a refused one on every member.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,11 +26,16 @@ from .errors import (
     TooManyOps,
     ValueProvided,
 )
+from .key_ranges import KeyRanges
 from .lessor import NO_LEASE, TTL_MAX
 from .requests import (
+    NAME_BYTES_MAX,
     AlarmAction,
     AlarmRequest,
     AlarmType,
+    AuthDisableRequest,
+    AuthEnableRequest,
+    AuthTokenRequest,
     CompactionRequest,
     Compare,
     CompareResult,
@@ -40,11 +45,21 @@ from .requests import (
     LeaseRevokeRequest,
     MemberAttributesRequest,
     MemberUpdateRequest,
+    PermissionType,
     PutRequest,
     RangeRequest,
     Request,
     RequestOp,
+    RoleAddRequest,
+    RoleDeleteRequest,
+    RoleGrantPermissionRequest,
+    RoleRevokePermissionRequest,
     TxnRequest,
+    UserAddRequest,
+    UserChangePasswordRequest,
+    UserDeleteRequest,
+    UserGrantRoleRequest,
+    UserRevokeRoleRequest,
     decode,
 )
 from .schema import INT64_MAX, INT64_MIN, UINT64_MAX
@@ -55,6 +70,8 @@ TXN_DEPTH_MAX = 128
 """Nested txns on one path, whatever --max-txn-ops says: apply descends by recursion. It is what
 etcd's counting rule allows at its default.
 """
+TOKEN_DIGEST_BYTES = 32
+_BCRYPT = re.compile(rb"\$2[aby]\$\d\d\$[./0-9A-Za-z]{53}")
 
 
 def check(request: Request | RangeRequest, *, max_txn_ops: int = TXN_OPS_MAX) -> None:
@@ -171,35 +188,7 @@ def in_range(key: bytes, start: bytes, end: bytes) -> bool:
     return start <= key and (end == b"\0" or key < end)
 
 
-class _KeyRanges:
-    """A union of half-open key ranges, kept disjoint: ends ascend with their starts."""
-
-    def __init__(self) -> None:
-        self._starts: list[bytes] = []
-        self._ends: list[bytes] = []
-
-    def add(self, start: bytes, end: bytes) -> None:
-        """O(log n) to find the place, and it swallows the ranges it touches."""
-        if start >= end:
-            return
-        low = bisect_left(self._ends, start)
-        high = bisect_right(self._starts, end)
-        if low < high:
-            start = min(start, self._starts[low])
-            end = max(end, self._ends[high - 1])
-        self._starts[low:high] = [start]
-        self._ends[low:high] = [end]
-
-    def update(self, other: _KeyRanges) -> None:
-        for start, end in zip(other._starts, other._ends, strict=True):
-            self.add(start, end)
-
-    def __contains__(self, key: bytes) -> bool:
-        at = bisect_right(self._starts, key) - 1
-        return at >= 0 and key < self._ends[at]
-
-
-def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _KeyRanges]:
+def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], KeyRanges]:
     """Keys put and ranges deleted by `ops`, nested txns included. DuplicateKey where a put meets
     another put or a delete.
 
@@ -208,7 +197,7 @@ def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _KeyRanges]:
     byte) counts as empty, and a nested txn may delete what an earlier sibling puts. Both execute
     in order.
     """
-    deleted = _KeyRanges()
+    deleted = KeyRanges()
     puts: set[bytes] = set()
     for op in ops:
         if op.request_delete_range is not None:
@@ -230,7 +219,7 @@ def _written_keys(ops: list[RequestOp]) -> tuple[set[bytes], _KeyRanges]:
     return puts, deleted
 
 
-def _refuse_written(keys: Iterable[bytes], puts: set[bytes], deleted: _KeyRanges) -> None:
+def _refuse_written(keys: Iterable[bytes], puts: set[bytes], deleted: KeyRanges) -> None:
     if any(key in puts or key in deleted for key in keys):
         raise DuplicateKey
 
@@ -264,6 +253,49 @@ def _check_member(request: MemberAttributesRequest | MemberUpdateRequest) -> Non
     _uint64("ID", request.ID)
 
 
+def _check_nothing(request: AuthEnableRequest | AuthDisableRequest) -> None:
+    """A message without fields cannot be wrong."""
+
+
+def _check_token(request: AuthTokenRequest) -> None:
+    _name(request.name)
+    if len(request.digest) != TOKEN_DIGEST_BYTES:
+        raise InvalidArgument(f"a token's digest of {len(request.digest)} bytes")
+    _int64("revision", request.revision)
+
+
+def _check_password(request: UserAddRequest | UserChangePasswordRequest) -> None:
+    _name(request.name)
+    if request.hashed_password and not _BCRYPT.fullmatch(request.hashed_password):
+        raise InvalidArgument("a password's hash that is not of bcrypt")
+
+
+def _check_user_role(request: UserGrantRoleRequest | UserRevokeRoleRequest) -> None:
+    _name(request.user if isinstance(request, UserGrantRoleRequest) else request.name)
+    _name(request.role)
+
+
+def _check_named(request: UserDeleteRequest | RoleAddRequest) -> None:
+    _name(request.name)
+
+
+def _check_role(request: RoleDeleteRequest | RoleRevokePermissionRequest) -> None:
+    _name(request.role)
+
+
+def _check_permission(request: RoleGrantPermissionRequest) -> None:
+    _name(request.name)
+    granted = request.perm
+    if granted and not PermissionType.READ <= granted.permType <= PermissionType.READWRITE:
+        raise InvalidArgument(f"unknown permission type {granted.permType}")
+
+
+def _name(name: str) -> None:
+    """Whether a name may be empty depends on what is asked, and is answered where it is done."""
+    if len(name.encode()) > NAME_BYTES_MAX:
+        raise InvalidArgument(f"a name of more than {NAME_BYTES_MAX} bytes")
+
+
 def _int64(name: str, value: int) -> None:
     if not INT64_MIN <= value <= INT64_MAX:
         raise InvalidArgument(f"{name} {value} does not fit 64 bits")
@@ -284,4 +316,16 @@ _CHECKS: dict[type[Any], Callable[[Any], None]] = {
     AlarmRequest: check_alarm,
     MemberAttributesRequest: _check_member,
     MemberUpdateRequest: _check_member,
+    AuthEnableRequest: _check_nothing,
+    AuthDisableRequest: _check_nothing,
+    AuthTokenRequest: _check_token,
+    UserAddRequest: _check_password,
+    UserDeleteRequest: _check_named,
+    UserChangePasswordRequest: _check_password,
+    UserGrantRoleRequest: _check_user_role,
+    UserRevokeRoleRequest: _check_user_role,
+    RoleAddRequest: _check_named,
+    RoleDeleteRequest: _check_role,
+    RoleGrantPermissionRequest: _check_permission,
+    RoleRevokePermissionRequest: _check_role,
 }

@@ -76,3 +76,9 @@ class MembersResponse(msgspec.Struct):
 
     members: list[Member] = []
     member: Member | None = None
+
+
+class AuthResponse(msgspec.Struct, gc=False):
+    """Done. Every request of users, roles and tokens that is not refused is answered so."""
+
+    revision: int

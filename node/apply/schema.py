@@ -1,7 +1,7 @@
 """Where this package keeps its rows: tables, keys, and the bytes of an id as a key.
 
 `consistentIndex` and its term are the backend's own (it writes them with every batch); everything
-else that apply persists is named here. Tables of auth are reserved and empty so far.
+else that apply persists is named here.
 
     table             key                     value (msgpack)
     lease             lease id                LeaseRecord: TTL and remaining TTL, seconds
@@ -10,6 +10,9 @@ else that apply persists is named here. Tables of auth are reserved and empty so
     members_removed   member id               nothing; kept for ever, ids are never reused
     cluster           clusterID               the cluster's id
     meta              confState               ConfState
+    auth              state                   AuthState
+    auth_users        name, UTF-8             User
+    auth_roles        name, UTF-8             Role
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ ALARM = "alarm"
 MEMBERS = "members"
 MEMBERS_REMOVED = "members_removed"
 CLUSTER = "cluster"
+AUTH = "auth"
+AUTH_USERS = "auth_users"
+AUTH_ROLES = "auth_roles"
 
 CONF_STATE = b"confState"
 CLUSTER_ID = b"clusterID"
+AUTH_STATE = b"state"
 
 FIRST = b""
 """Below every key of a table."""
 END = b"\xff" * 24
-"""Above every key of this package's tables (none is longer than 12 bytes)."""
+"""Above every key of this package's tables: ids are 12 bytes at most, UTF-8 has no such byte."""
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1

@@ -10,10 +10,11 @@ from mvcc.memory_backend import MemoryBackend
 from mvcc.store import Store
 from node.apply.alarm import Alarms
 from node.apply.applier import Applier
+from node.apply.auth_store import AuthStore
 from node.apply.errors import ApplyError
 from node.apply.lessor import Lessor
 from node.apply.members import Members
-from node.apply.requests import PutRequest, Request, RequestOp, TxnRequest, encode
+from node.apply.requests import Asker, PutRequest, Request, RequestOp, TxnRequest, encode
 
 
 class Crash(Exception):
@@ -36,20 +37,27 @@ class Machine:
         self.lessor = Lessor(self.backend)
         self.alarms = Alarms(self.backend)
         self.members = Members(self.backend)
+        self.auth = AuthStore(self.backend, self.lessor)
         self.applier = Applier(
-            self.store, self.backend, self.lessor, self.alarms, self.members, hit=hit
+            self.store,
+            self.backend,
+            self.lessor,
+            self.alarms,
+            self.members,
+            auth=self.auth,
+            hit=hit,
         )
         self.applier.restore(self.store)
         self.jobs: list[Compaction] = []
         self.applier.on_compaction = self.jobs.append
         self.index = self.backend.applied()[0]
 
-    def apply(self, request: Request, *, decoded: bool = True) -> object:
+    def apply(self, request: Request, asker: Asker = None, *, decoded: bool = True) -> object:
         """Execute `request` as the next entry of the log; its response, or the exception returned.
 
         `decoded` False: as a member that did not propose it.
         """
-        data = encode(self.index + 1, request)
+        data = encode(self.index + 1, request, asker)
         return self.entry(self.index + 1, data, request if decoded else None)
 
     def entry(self, index: int, data: bytes, request: Request | None = None) -> object:
@@ -92,6 +100,7 @@ class Machine:
         self.lessor.check_invariants(self.store.leases)
         self.alarms.check_invariants()
         self.members.check_invariants()
+        self.auth.check_invariants()
 
 
 def refused(result: object) -> type[Exception]:
