@@ -18,6 +18,7 @@ from node.bootstrap import BootstrapError
 from node.config import ConfigError, NodeConfig, load, usage
 from node.failpoint import Failpoints, UnknownFailpoint
 from node.member import Member
+from node.seams import Seams
 from node.version import API_VERSION, VERSION
 from raft.core.errors import RaftError
 
@@ -69,7 +70,7 @@ def run(config: NodeConfig, failpoints: Failpoints) -> int:
 
 
 async def _serve(config: NodeConfig, failpoints: Failpoints) -> None:
-    member = Member(config, hit=failpoints.function)
+    member = Member(config, Seams(hit=failpoints.function))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, member.stop)

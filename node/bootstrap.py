@@ -98,13 +98,14 @@ async def open_data(
     disk: Disk,
     *,
     open_backend: Callable[[str], LmdbBackend],
+    faults: Callable[[str, Snapshot], list[str]],
     joining: Identity | None,
 ) -> Opened:
     """Open what is there, or create it. BootstrapError, CorruptWal, OSError; then nothing was lost.
 
-    `joining` is who this member is to be in a cluster that runs already; only read when there is
-    no log yet. The directory is locked until the log, which has a lock of its own, is open: two
-    processes cannot found one member.
+    `faults` is what is wrong with a received database. `joining` is who this member is to be in a
+    cluster that runs already; only read when there is no log yet. The directory is locked until
+    the log, which has a lock of its own, is open: two processes cannot found one member.
     """
     directories = Directories.of(config)
     _make_directory(disk, os.path.dirname(directories.wal))
@@ -115,8 +116,8 @@ async def open_data(
         raise BootstrapError(f"another process uses {config.data_dir}") from error
     try:
         if disk.exists(directories.wal):
-            return await _reopen(config, disk, directories, open_backend)
-        return _create(config, disk, directories, open_backend, joining)
+            return await _reopen(config, disk, directories, open_backend, faults=faults)
+        return _create(config, disk, directories, open_backend, faults=faults, joining=joining)
     finally:
         lock.close()
 
@@ -138,6 +139,8 @@ def _create(
     disk: Disk,
     directories: Directories,
     open_backend: Callable[[str], LmdbBackend],
+    *,
+    faults: Callable[[str, Snapshot], list[str]],
     joining: Identity | None,
 ) -> Opened:
     backend = open_backend(directories.backend)
@@ -163,7 +166,7 @@ def _create(
         wal = Wal.create(disk, directories.wal, identity.pack())
         wal.append(first.hard_state, [], first.snapshot, sync=True)
         state = first
-    snapshotter = Snapshotter(disk, directories.snap, faults=_faults)
+    snapshotter = Snapshotter(disk, directories.snap, faults=faults)
     return Opened(identity, wal, state, backend, snapshotter)
 
 
@@ -194,6 +197,8 @@ async def _reopen(
     disk: Disk,
     directories: Directories,
     open_backend: Callable[[str], LmdbBackend],
+    *,
+    faults: Callable[[str, Snapshot], list[str]],
 ) -> Opened:
     wal, state = Wal.open(disk, directories.wal)
     identity = Identity.unpack(state.metadata)
@@ -204,7 +209,7 @@ async def _reopen(
             f" (id {identity.cluster_id:x}), not to {config.initial_cluster_token!r}"
         )
     backend = open_backend(directories.backend)
-    snapshotter = Snapshotter(disk, directories.snap, faults=_faults)
+    snapshotter = Snapshotter(disk, directories.snap, faults=faults)
     await _adopt_snapshot(state, directories, backend, snapshotter)
     members = Members(backend)
     members.restore()
@@ -224,7 +229,7 @@ async def _reopen(
     return Opened(identity, wal, state, backend, snapshotter)
 
 
-def _faults(path: str, snapshot: Snapshot) -> list[str]:
+def faults_in_file(path: str, snapshot: Snapshot) -> list[str]:
     """What is wrong with a received database, in words."""
     faults = check(path)
     if not faults and applied_in_file(path) != (snapshot.index, snapshot.term):

@@ -10,16 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-import time
-from collections.abc import Callable
 from typing import Any
 
 from mvcc.errors import BackendFailed
 from mvcc.lmdb_backend import CommitStats, LmdbBackend
 from mvcc.store import Store
 from node import logs
-from node.api.http import HttpFace
 from node.apply import errors
 from node.apply.alarm import Alarms
 from node.apply.applier import Applier
@@ -30,14 +26,14 @@ from node.apply.requests import CompactionRequest, MemberAttributesRequest
 from node.auto_compactor import AutoCompactor, new_policy
 from node.bootstrap import Opened, open_data
 from node.config import NO_QUOTA_BYTES, NodeConfig
-from node.interpreter import settle
-from node.joining import describe, find_place
+from node.corruption_check import CorruptMember
+from node.joining import describe
 from node.metrics import Metrics
+from node.seams import Seams
 from node.server import Server
 from node.tls import TlsContexts
 from raft.core.config import Config
 from raft.core.types import NONE
-from raft.disk import OsDisk
 from raft.driver import DriverConfig, RaftDriver
 from raft.tcp_transport import FRAME_BYTES_MAX, TcpTransport
 from raft.wal import WalError
@@ -55,9 +51,10 @@ _MAP_SPARE_BYTES = 8 << 30
 class Member:
     """One member of a cluster. `run` returns after `stop`, or raises what ended it."""
 
-    def __init__(self, config: NodeConfig, *, hit: Callable[[str], None]) -> None:
+    def __init__(self, config: NodeConfig, seams: Seams) -> None:
         self.config = config
-        self._hit = hit
+        self._seams = seams
+        self._hit = seams.hit
         self._stop = asyncio.Event()
         self._published = asyncio.Event()
         self._failure: BaseException | None = None
@@ -72,7 +69,7 @@ class Member:
         if self._failure is None:
             self._failure = error
             # Where in the program a disk fails says nothing; where an assertion does, says all.
-            worldly = isinstance(error, OSError | WalError | BackendFailed)
+            worldly = isinstance(error, OSError | WalError | BackendFailed | CorruptMember)
             log.critical(
                 "the member stops",
                 exc_info=None if worldly else error,
@@ -99,8 +96,10 @@ class Member:
                 running = [
                     tasks.create_task(self.server.compactor.run()),
                     tasks.create_task(self._sweep()),
+                    tasks.create_task(self.server.leases.run()),
                     tasks.create_task(self._publish()),
                     tasks.create_task(self._serve_clients()),
+                    tasks.create_task(self.server.corruption_check.run()),
                 ]
                 if self.server.replica.auto_compactor is not None:
                     running.append(tasks.create_task(self.server.replica.auto_compactor.run()))
@@ -118,14 +117,19 @@ class Member:
     # -- start
 
     async def _open(self) -> None:
-        config = self.config
+        config, seams = self.config, self._seams
         loop = asyncio.get_running_loop()
-        disk = OsDisk()
         self._tls = TlsContexts(config)
         # Files that cannot be used are found before anything is begun.
         self._client_tls = self._tls.client_listener()
-        joining = await find_place(config, self._tls.peer_dialer())
-        opened = await open_data(config, disk, open_backend=self._open_backend, joining=joining)
+        joining = await seams.find_place(config, self._tls.peer_dialer())
+        opened = await open_data(
+            config,
+            seams.disk,
+            open_backend=self._open_backend,
+            faults=seams.faults,
+            joining=joining,
+        )
         store = Store(opened.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)
@@ -149,15 +153,17 @@ class Member:
             backend=backend,
             store=store,
             applier=applier,
+            copy_state=seams.copy_state,
             hit=self._hit,
-            start_ms=int(time.time() * 1e3),
+            start_ms=int(seams.wall_seconds() * 1e3),
         )
         self.metrics.watch_server(self.server)
         self.server.observe_compaction = self.metrics.compaction_pause.observe
+        self.server.leases.observe_ttl = self.metrics.lease_ttl.observe
         self._start_auto_compactor(loop)
         self._connect_raft(opened, loop)
-        settle()
-        self.face = HttpFace(self.server, self.metrics)
+        seams.settle()
+        self.face = seams.face(self.server, self.metrics)
         self.wal.start()
         await self.driver.start()
 
@@ -165,11 +171,11 @@ class Member:
         loop = asyncio.get_running_loop()
         config = self.config
         quota = 0 if config.quota_backend_bytes == NO_QUOTA_BYTES else config.quota_backend_bytes
-        return LmdbBackend(
+        backend: LmdbBackend = self._seams.backend(
             path,
             map_size=max(4 * quota, quota + _MAP_SPARE_BYTES),
             post=loop.call_soon_threadsafe,
-            clock=time.monotonic,
+            clock=loop.time,
             batch_seconds=config.backend_batch_interval / 1e3,
             batch_ops=config.backend_batch_limit,
             on_commit=self._committed,
@@ -177,6 +183,7 @@ class Member:
             on_fatal=self._fail,
             hit=self._hit,
         )
+        return backend
 
     def _wal_failed(self, error: BaseException) -> None:
         """Silence first: what is not on disk must not be promised to anybody."""
@@ -211,10 +218,10 @@ class Member:
         identity, tls = opened.identity, self._tls
         opened.wal.hit = self._hit
         self.metrics.wal_written = lambda: opened.wal.written_bytes
-        self.wal = WalThread(
+        self.wal: WalThread = self._seams.wal_thread(
             opened.wal, loop, failed=self._wal_failed, observe=self.metrics.wal_fsync.observe
         )
-        self.transport = TcpTransport(
+        self.transport: TcpTransport = self._seams.transport(
             cluster=identity.cluster_id,
             member=identity.member_id,
             listen_urls=config.listen_peer_urls,
@@ -232,7 +239,7 @@ class Member:
             id=identity.member_id,
             election_ticks=max(2, config.election_timeout // heartbeat),
             heartbeat_ticks=1,
-            jitter=random.SystemRandom().randrange,
+            jitter=self._seams.jitter,
         )
         self.driver = RaftDriver(
             DriverConfig(
@@ -240,6 +247,7 @@ class Member:
                 tick_seconds=heartbeat / 1e3,
                 snapshot_count=config.snapshot_count,
                 catch_up_entries=config.snapshot_catchup_entries,
+                hasten_first_election=config.initial_election_tick_advance,
             ),
             state=opened.wal_state,
             applied=opened.backend.applied()[0],
@@ -296,6 +304,12 @@ class Member:
         """Clients are let in when the cluster knows this member, or when that takes too long: one
         without a quorum still serves what it has.
         """
+        if self.config.initial_corrupt_check:
+            try:
+                await self.server.corruption_check.check_at_start()
+            except CorruptMember as error:
+                self._fail(error)
+                return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PUBLISH_WAIT_SECONDS):
                 await self._published.wait()

@@ -20,7 +20,6 @@ from node.apply.members import decode_change
 from node.apply.requests import decode, request_id_of
 from node.auto_compactor import AutoCompactor
 from node.compactor import Compactor
-from node.peer_snapshot import StateCopy, copy_state
 from node.proposals import Proposals
 from node.reads import LinearizableReads
 from node.rebuild import rebuilt
@@ -28,6 +27,7 @@ from raft.core.conf_change import ConfChange, decode_conf_change
 from raft.core.errors import ConfChangeRefused, ProposalDropped
 from raft.core.types import NONE, ConfState, Entry, EntryType, Role, Snapshot, SoftState
 from raft.driver import RaftDriver
+from raft.transport import SnapshotSource
 
 log = logging.getLogger("esker.replica")
 
@@ -43,7 +43,8 @@ class Replica:
     """One member's copy of the state, as far as the log has been applied.
 
     `store` is replaced when a snapshot is installed; `installing` meanwhile: no entry is applied
-    and no range begun. `members_changed()` follows every change of the membership.
+    and no range begun. `members_changed()` follows every change of the membership, `on_role(leads,
+    term)` of the role or the leader, `on_term(term)` the first batch applied that ends in a term.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Replica:
         reads: LinearizableReads,
         compactor: Compactor,
         request_bytes_max: int,
+        copy_state: Callable[[LmdbBackend], SnapshotSource],
         hit: Callable[[str], None],
     ) -> None:
         self.backend = backend
@@ -67,14 +69,18 @@ class Replica:
         self.driver: RaftDriver
         self.auto_compactor: AutoCompactor | None = None
         self.members_changed: Callable[[], None] = lambda: None
+        self.on_role: Callable[[bool, int], None] = lambda leads, term: None
+        self.on_term: Callable[[int], None] = lambda term: None
         self.applied_index = backend.applied()[0]
         self.leader_changes = 0
         self.slow_applies = 0
         self.installing = False
         self._request_bytes_max = request_bytes_max
+        self._copy_state = copy_state
         self._hit = hit
         self._loop = asyncio.get_running_loop()
         self._known_leader = NONE
+        self._applied_term = 0
         applier.on_compaction = self._compaction_applied
 
     def resume_compaction(self) -> None:
@@ -101,6 +107,9 @@ class Replica:
         last = entries[-1]
         self.backend.end_entries(last.index, last.term)
         self.applied_index = last.index
+        if last.term != self._applied_term:
+            self._applied_term = last.term
+            self.on_term(last.term)
         self.reads.applied(last.index)
         if self._loop.time() - started > SLOW_APPLY_SECONDS:
             self.slow_applies += 1
@@ -160,6 +169,7 @@ class Replica:
             "role changed",
             extra={"role": soft.role.name, "term": term, "leader": f"{soft.leader:x}"},
         )
+        self.on_role(soft.role == Role.LEADER, term)
         if self.auto_compactor is not None:
             self.auto_compactor.role_changed(soft.role == Role.LEADER)
 
@@ -174,11 +184,11 @@ class Replica:
                 self.proposals.failed_total += 1
                 waiting[1](errors.NoLeader())
 
-    async def open_snapshot(self) -> StateCopy:
+    async def open_snapshot(self) -> SnapshotSource:
         """The database as of its last commit, to be streamed to a peer that the log can no longer
         help.
         """
-        return await self._loop.run_in_executor(None, copy_state, self.backend)
+        return await self._loop.run_in_executor(None, self._copy_state, self.backend)
 
     async def install_snapshot(self, snapshot: Snapshot, path: str) -> None:
         """Replace this member's state by a received database. No entry is applied meanwhile."""

@@ -40,6 +40,8 @@ from node.auth import Auth
 from node.claims import Claims
 from node.compactor import Compactor
 from node.config import NodeConfig
+from node.corruption_check import CorruptionCheck
+from node.leases import CHECKPOINT_MS, Leases
 from node.maintenance import Maintenance
 from node.membership import Membership
 from node.peer_calls import PeerCalls
@@ -50,6 +52,7 @@ from raft.core.errors import ProposalDropped
 from raft.core.types import NONE
 from raft.driver import RaftDriver
 from raft.tcp_transport import TcpTransport
+from raft.transport import SnapshotSource
 
 log = logging.getLogger("esker.server")
 
@@ -83,6 +86,7 @@ class Server:
         backend: LmdbBackend,
         store: Store,
         applier: Applier,
+        copy_state: Callable[[LmdbBackend], SnapshotSource],
         hit: Callable[[str], None],
         start_ms: int,
     ) -> None:
@@ -123,12 +127,22 @@ class Server:
             reads=self.reads,
             compactor=self.compactor,
             request_bytes_max=config.max_request_bytes,
+            copy_state=copy_state,
             hit=hit,
         )
         self.peer_calls = PeerCalls()
-        self.auth = Auth()
+        checkpointing = (
+            config.experimental_enable_lease_checkpoint
+            and config.experimental_enable_lease_checkpoint_persist
+        )
+        self.leases = Leases(self, checkpoint_ms=CHECKPOINT_MS if checkpointing else 0)
+        self.replica.on_role = self.leases.role_changed
+        self.replica.on_term = self.leases.term_applied
+        self.auth = Auth(self, applier.auth, self._loop.time)
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)
+        self.corruption_check = CorruptionCheck(self)
+        self.compactor.finished = self.corruption_check.compaction_finished
         self.claims = Claims(self)
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._stopping = False
@@ -203,8 +217,10 @@ class Server:
         refusal = self._refuse(request)
         if refusal is not None:
             done(refusal)
-        else:
+        elif asker is None or asker is CLUSTER:
             self._propose(request, done, asker)
+        else:
+            self.auth.retrying(lambda who, told: self._propose(request, told, who), asker, done)
 
     def _propose(self, request: Request, done: Done, asker: Asker) -> None:
         request_id = self._proposals.next_id()
@@ -264,16 +280,29 @@ class Server:
     def range(self, request: RangeRequest, done: Done, asker: Asker = None) -> None:
         """Read [key, range_end), linearizably unless `serializable`."""
         if request.serializable:
-            self._range_now(request, done)
+            if self._suspected:
+                done(errors.Corrupt())
+                return
+            self._range_now(request, done, asker)
         else:
             self.linearizable(
-                lambda error: self._range_now(request, done) if error is None else done(error)
+                lambda error: (
+                    self._range_now(request, done, asker) if error is None else done(error)
+                )
             )
 
-    def _range_now(self, request: RangeRequest, done: Done) -> None:
+    def _range_now(self, request: RangeRequest, done: Done, asker: Asker) -> None:
         if self.installing:
             done(errors.NoLeader())
-        elif request.range_end and not request.count_only:
+            return
+        if self.auth.enabled:
+            try:
+                self.auth.check_read(asker, request)
+            except errors.RequestError as refusal:
+                done(refusal)
+                return
+            done = self.auth.unmoved(done)
+        if request.range_end and not request.count_only:
             store = self.store
             store.counts.ranges += 1
             steps = store.range_steps(request.key, request.range_end, options_of(request))
@@ -313,17 +342,21 @@ class Server:
         if not is_read_only(request):
             self.propose(request, done, asker)
         elif is_serializable(request):
-            self._txn_now(request, done)
+            if self._suspected:
+                done(errors.Corrupt())
+                return
+            self._txn_now(request, done, asker)
         else:
             self.linearizable(
-                lambda error: self._txn_now(request, done) if error is None else done(error)
+                lambda error: self._txn_now(request, done, asker) if error is None else done(error)
             )
 
-    def _txn_now(self, request: TxnRequest, done: Done) -> None:
+    def _txn_now(self, request: TxnRequest, done: Done, asker: Asker) -> None:
         if self.installing:
             done(errors.NoLeader())
             return
         try:
+            self.auth.check_read(asker, request)
             response: object = read_txn(self.store, request)
         except (Compacted, FutureRevision, errors.ApplyError) as error:
             response = error
@@ -344,6 +377,14 @@ class Server:
                 self.compactor.barrier(lambda: done(result))
 
         self.propose(request, applied, asker)
+
+    @property
+    def _suspected(self) -> bool:
+        """An alarm says that this member's data are not those of the others: nobody shall read them
+        unasked.
+        """
+        alarms = self.alarms
+        return alarms.corrupt and alarms.raised(self.member_id, AlarmType.CORRUPT)
 
     def raise_alarm(self, alarm: AlarmType) -> None:
         """Propose an alarm for this member, once at a time."""
@@ -408,6 +449,7 @@ class Server:
             self._proposals.failed_total += 1
             done(errors.RequestTimedOut())
         self.reads.sweep(now, errors.RequestTimedOut)
+        self.auth.sweep()
         self.backend.poll()
 
     def refuse_all(self) -> None:

@@ -32,7 +32,7 @@ EXCEPTIONS = {
     ("tests.cluster.test_failpoints", "node.failpoint"),
 }
 
-ABOVE_API = ("node.__main__", "node.member", "node.metrics", "node.api")
+ABOVE_API = ("node.__main__", "node.member", "node.seams", "node.metrics", "node.api")
 """Who may know `node.api`: what composes a member, and the metrics that count its calls."""
 
 PURE = ("raft.core", "mvcc", "node.apply")
