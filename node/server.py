@@ -48,6 +48,7 @@ from node.peer_calls import PeerCalls
 from node.proposals import Done, Proposals
 from node.reads import LinearizableReads
 from node.replica import Replica
+from node.watches import Watches
 from raft.core.errors import ProposalDropped
 from raft.core.types import NONE
 from raft.driver import RaftDriver
@@ -144,10 +145,22 @@ class Server:
         self.corruption_check = CorruptionCheck(self)
         self.compactor.finished = self.corruption_check.compaction_finished
         self.claims = Claims(self)
+        self.watches = Watches(
+            store,
+            call_soon=self._loop.call_soon,
+            stamp=self._rights,
+            paused=lambda: self.installing,
+            progress_ms=config.watch_progress_notify_interval,
+        )
+        self.replica.store_replaced = self.watches.attach
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._stopping = False
         self._alarm_under_way = False
         self.replica.resume_compaction()
+
+    def _rights(self) -> int:
+        """Another number when somebody's permissions have changed."""
+        return self.auth.store.revision if self.auth.enabled else -1
 
     def _ask_read_index(self, token: int) -> None:
         self.driver.read_index(token)
@@ -217,7 +230,7 @@ class Server:
         refusal = self._refuse(request)
         if refusal is not None:
             done(refusal)
-        elif asker is None or asker is CLUSTER:
+        elif asker is None or not asker.user:
             self._propose(request, done, asker)
         else:
             self.auth.retrying(lambda who, told: self._propose(request, told, who), asker, done)
@@ -450,11 +463,13 @@ class Server:
             done(errors.RequestTimedOut())
         self.reads.sweep(now, errors.RequestTimedOut)
         self.auth.sweep()
+        self.watches.sweep()
         self.backend.poll()
 
     def refuse_all(self) -> None:
         """The member stops: nothing new is taken, and nobody waits any longer."""
         self._stopping = True
+        self.auth.close()
         for done in self._proposals.take_all():
             done(errors.Stopped())
         self.reads.fail_all(errors.Stopped())

@@ -206,6 +206,8 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     apply_errors.AuthNotEnabled: Refusal(
         FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
     ),
+    # As etcd sends it, which has no line for it in its table.
+    apply_errors.VerifyOnly: Refusal(UNKNOWN, "auth: token signing attempted with verify-only key"),
     apply_errors.InvalidAuthToken: Refusal(UNAUTHENTICATED, "etcdserver: invalid auth token"),
     apply_errors.InvalidAuthManagement: Refusal(
         INVALID_ARGUMENT, "etcdserver: invalid auth management"

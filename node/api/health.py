@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from node.api.errors import refusal
-from node.apply.requests import AlarmType, RangeRequest
+from node.apply.requests import CLUSTER, AlarmType, RangeRequest
 
 if TYPE_CHECKING:
     from node.server import Server
@@ -109,6 +109,6 @@ class Health:
                 future.set_result(result)
 
         request = RangeRequest(key=b"\0", limit=1, serializable=serializable, keys_only=True)
-        self._server.range(request, done)
+        self._server.range(request, done, CLUSTER)
         result: Any = await future
         return refusal(result).text if isinstance(result, Exception) else ""

@@ -24,6 +24,8 @@ from node.apply.requests import (
     CompareResult,
     CompareTarget,
     MemberUpdateRequest,
+    Permission,
+    PermissionType,
     RangeRequest,
     RequestOp,
 )
@@ -47,6 +49,18 @@ class LeaseTimeToLiveResponse(msgspec.Struct):
     TTL: int
     grantedTTL: int = 0
     keys: list[bytes] = []
+
+
+class LeaseKeepAliveRequest(msgspec.Struct):
+    ID: int = 0
+
+
+class LeaseKeepAliveResponse(msgspec.Struct):
+    """`TTL` 0: there is no such lease (any more)."""
+
+    revision: int
+    ID: int
+    TTL: int
 
 
 class LeaseStatus(msgspec.Struct):
@@ -188,6 +202,100 @@ class LeaderResponse(msgspec.Struct):
     kv: KeyValue
 
 
+class _WithPassword(msgspec.Struct):
+    """A message that shows nobody what it holds, whatever prints it."""
+
+    name: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r})"
+
+
+class AuthenticateRequest(_WithPassword):
+    pass
+
+
+class AuthenticateResponse(msgspec.Struct):
+    revision: int
+    token: str
+
+
+class AuthStatusResponse(msgspec.Struct):
+    revision: int
+    enabled: bool
+    authRevision: int
+
+
+class UserAddOptions(msgspec.Struct):
+    no_password: bool = False
+
+
+class AuthUserAddRequest(_WithPassword):
+    options: UserAddOptions | None = None
+    hashedPassword: str = ""
+
+
+class AuthUserChangePasswordRequest(_WithPassword):
+    hashedPassword: str = ""
+
+
+class UserGetRequest(msgspec.Struct):
+    name: str = ""
+
+
+class UserGetResponse(msgspec.Struct):
+    revision: int
+    roles: list[str] = []
+
+
+class UserListResponse(msgspec.Struct):
+    revision: int
+    users: list[str] = []
+
+
+class RoleGetRequest(msgspec.Struct):
+    role: str = ""
+
+
+class RoleGetResponse(msgspec.Struct):
+    revision: int
+    perm: list[Permission] = []
+
+
+class RoleListResponse(msgspec.Struct):
+    revision: int
+    roles: list[str] = []
+
+
+class FilterType(IntEnum):
+    NOPUT = 0
+    NODELETE = 1
+
+
+class WatchCreateRequest(msgspec.Struct):
+    key: bytes = b""
+    range_end: bytes = b""
+    start_revision: int = 0
+    progress_notify: bool = False
+    filters: list[int] = []
+    prev_kv: bool = False
+    watch_id: int = 0
+    fragment: bool = False
+
+
+class WatchCancelRequest(msgspec.Struct):
+    watch_id: int = 0
+
+
+class WatchRequest(msgspec.Struct):
+    """One of them, or none: a kind of request that is not known here."""
+
+    create_request: WatchCreateRequest | None = None
+    cancel_request: WatchCancelRequest | None = None
+    progress_request: EmptyMessage | None = None
+
+
 class Kind(Enum):
     BYTES = auto()
     STRING = auto()
@@ -216,6 +324,8 @@ _ENUMS: dict[tuple[type, str], type[IntEnum]] = {
     (AlarmRequest, "action"): AlarmAction,
     (AlarmRequest, "alarm"): AlarmType,
     (Alarm, "alarm"): AlarmType,
+    (WatchCreateRequest, "filters"): FilterType,
+    (Permission, "permType"): PermissionType,
 }
 _UNSIGNED: dict[tuple[type, str], Kind] = {
     (AlarmRequest, "memberID"): Kind.UINT64,
@@ -223,6 +333,7 @@ _UNSIGNED: dict[tuple[type, str], Kind] = {
     (MemberRemoveRequest, "ID"): Kind.UINT64,
     (MemberPromoteRequest, "ID"): Kind.UINT64,
     (MemberUpdateRequest, "ID"): Kind.UINT64,
+    (AuthStatusResponse, "authRevision"): Kind.UINT64,
     (HashResponse, "hash"): Kind.UINT32,
     (HashKvResponse, "hash"): Kind.UINT32,
 }
@@ -231,6 +342,7 @@ _KINDS = {bytes: Kind.BYTES, str: Kind.STRING, bool: Kind.BOOL, int: Kind.INT64}
 ONEOF: dict[type, frozenset[str]] = {
     RequestOp: frozenset(RequestOp.__struct_fields__),
     Compare: frozenset({"version", "create_revision", "mod_revision", "value", "lease"}),
+    WatchRequest: frozenset(WatchRequest.__struct_fields__),
 }
 """At most one of these members may be present."""
 
@@ -246,7 +358,7 @@ def fields_of(message: type) -> tuple[Field, ...]:
 
 def _field(message: type, name: str, hint: Any) -> Field:
     if (message, name) in _ENUMS:
-        return Field(name, Kind.ENUM, of=_ENUMS[message, name])
+        return Field(name, Kind.ENUM, get_origin(hint) is list, _ENUMS[message, name])
     if (message, name) in _UNSIGNED:
         return Field(name, _UNSIGNED[message, name])
     repeated = get_origin(hint) is list

@@ -216,6 +216,10 @@ class TransferTimedOut(NotNow):
     pass
 
 
+class VerifyOnly(NotNow):
+    """This member has no key to sign tokens with: another one does."""
+
+
 class Unhealthy(NotNow):
     """Members that the change needs are not connected."""
 
