@@ -57,6 +57,8 @@ class Compactor:
         """Since the start."""
         self.observe_whole: Callable[[float], None] = lambda milliseconds: None
         """Told how long each compaction took."""
+        self.finished: Callable[[int], None] = lambda revision: None
+        """Told the revision of each compaction whose end is on disk."""
 
     @property
     def idle(self) -> bool:
@@ -116,6 +118,7 @@ class Compactor:
             self._hit("compaction.finished_durable")
             took_ms = (loop.time() - started) * 1e3
             self.observe_whole(took_ms)
+            self.finished(job.revision)
             log.info("finished compaction", extra={"rev": job.revision, "took_ms": round(took_ms)})
 
     async def _batch(self, job: Any, generation: int) -> bool:

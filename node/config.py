@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from node import flags
+from node.ciphers import OPENSSL_NAMES
 
 DEFAULT_QUOTA_BYTES = 2 << 30
 NO_QUOTA_BYTES = (1 << 63) - 1
@@ -35,6 +36,11 @@ def _quota_bytes(value: str) -> int:
     if number == 0:
         return DEFAULT_QUOTA_BYTES
     return number if number > 0 else NO_QUOTA_BYTES
+
+
+def _tls_version(value: str) -> str:
+    """Empty leaves it to the two sides."""
+    return flags.choice("TLS1.2", "TLS1.3")(value) if value else ""
 
 
 def _flag(read: Callable[[str], Any], default: Any, description: str) -> Any:
@@ -63,6 +69,9 @@ class NodeConfig:
     snapshot_count: int = _flag(flags.integer(1), 10_000, "entries between two cuts of the log")
     snapshot_catchup_entries: int = _flag(
         flags.integer(0), 5_000, "entries kept behind a cut for slow followers"
+    )
+    initial_election_tick_advance: bool = _flag(
+        flags.boolean, True, "do not wait a whole election timeout for a leader at the start"
     )
     quota_backend_bytes: int = _flag(
         _quota_bytes, DEFAULT_QUOTA_BYTES, "bytes of the store above which writes are refused"
@@ -105,7 +114,27 @@ class NodeConfig:
     watch_progress_notify_interval: int = _flag(
         flags.duration_ms, 600_000, "duration after which an idle watch is told the revision"
     )
-    force_new_cluster: bool = _flag(flags.boolean, False, "not supported yet")
+    experimental_enable_lease_checkpoint: bool = _flag(
+        flags.boolean, True, "write what is left of a lease above 5 min to the log, every 5 min"
+    )
+    experimental_enable_lease_checkpoint_persist: bool = _flag(
+        flags.boolean, True, "false: as without checkpoints, what is in the log always persists"
+    )
+    force_new_cluster: bool = _flag(
+        flags.boolean, False, "go on alone with the data of a cluster whose majority is lost"
+    )
+    initial_corrupt_check: bool = _flag(
+        flags.boolean, False, "compare the data with the other members before serving clients"
+    )
+    corrupt_check_time: int = _flag(
+        flags.duration_ms, 0, "duration between two comparisons of all members' data; 0: none"
+    )
+    compact_hash_check_enabled: bool = _flag(
+        flags.boolean, False, "hash the data after each compaction, and compare these hashes"
+    )
+    compact_hash_check_time: int = _flag(
+        flags.duration_ms, 60_000, "duration between two such comparisons"
+    )
     # Security
     cert_file: str = _flag(flags.text, "", "certificate shown to clients")
     key_file: str = _flag(flags.text, "", "its key")
@@ -115,6 +144,22 @@ class NodeConfig:
     peer_key_file: str = _flag(flags.text, "", "its key")
     peer_client_cert_auth: bool = _flag(flags.boolean, False, "ask members for a certificate")
     peer_trusted_ca_file: str = _flag(flags.text, "", "authority that signs members' certificates")
+    client_crl_file: str = _flag(flags.text, "", "list of clients' certificates that were revoked")
+    peer_crl_file: str = _flag(flags.text, "", "list of members' certificates that were revoked")
+    client_cert_allowed_hostname: str = _flag(
+        flags.text, "", "host name or address that clients' certificates must be for"
+    )
+    peer_cert_allowed_cn: str = _flag(
+        flags.text, "", "common name that members' certificates must have"
+    )
+    peer_cert_allowed_hostname: str = _flag(
+        flags.text, "", "host name or address that members' certificates must be for"
+    )
+    cipher_suites: tuple[str, ...] = _flag(flags.words, (), "suites of TLS 1.2 to choose from")
+    tls_min_version: str = _flag(_tls_version, "TLS1.2", "lowest version: TLS1.2 or TLS1.3")
+    tls_max_version: str = _flag(_tls_version, "", "highest version: TLS1.2, TLS1.3 or any")
+    auto_tls: bool = _flag(flags.boolean, False, "not supported: name certificates")
+    peer_auto_tls: bool = _flag(flags.boolean, False, "not supported: name certificates")
     cors: tuple[str, ...] = _flag(flags.words, ("*",), "origins allowed to call from a browser")
     host_whitelist: tuple[str, ...] = _flag(flags.words, ("*",), "host names accepted in requests")
     auth_token: str = _flag(flags.text, "simple", "kind of token: simple")
@@ -167,8 +212,8 @@ class NodeConfig:
             yield f"--auto-compaction-retention: {error}"
         if not self.pre_vote:
             yield "--pre-vote: cannot be switched off, esker always asks before an election"
-        if self.force_new_cluster:
-            yield "--force-new-cluster: not supported; `eskerctl snapshot restore` founds a cluster"
+        if self.compact_hash_check_enabled and self.compact_hash_check_time == 0:
+            yield "--compact-hash-check-time: must be greater than 0"
         if self.auth_token != "simple":
             yield f"--auth-token: {self.auth_token!r} is not supported, only simple tokens are"
 
@@ -202,9 +247,56 @@ class NodeConfig:
                 yield f"--{prefix}cert-file and --{prefix}key-file are needed to listen on https"
             if getattr(self, f"{attribute}client_cert_auth") and not authority:
                 yield f"--{prefix}client-cert-auth: needs --{prefix}trusted-ca-file"
-            for flag, path in (("cert", certificate), ("key", key), ("trusted-ca", authority)):
+            if authority and not certificate:
+                yield f"--{prefix}trusted-ca-file: needs --{prefix}cert-file and --{prefix}key-file"
+            if getattr(self, f"{attribute}auto_tls"):
+                yield (
+                    f"--{prefix}auto-tls: esker makes no certificates;"
+                    f" name some with --{prefix}cert-file and --{prefix}key-file"
+                )
+            revoked = getattr(self, f"{attribute or 'client_'}crl_file")
+            if revoked and not authority:
+                yield f"--{prefix or 'client-'}crl-file: needs --{prefix}trusted-ca-file"
+            files = (
+                (f"{prefix}cert", certificate),
+                (f"{prefix}key", key),
+                (f"{prefix}trusted-ca", authority),
+                (f"{prefix or 'client-'}crl", revoked),
+            )
+            for flag, path in files:
                 if path and not os.path.isfile(path):
-                    yield f"--{prefix}{flag}-file: there is no file {path}"
+                    yield f"--{flag}-file: there is no file {path}"
+        yield from self._tls_choice_faults()
+
+    def _tls_choice_faults(self) -> Iterator[str]:
+        """Who may call, and in which TLS."""
+        names = {
+            "--peer-cert-allowed-cn": (self.peer_cert_allowed_cn, self.peer_trusted_ca_file),
+            "--peer-cert-allowed-hostname": (
+                self.peer_cert_allowed_hostname,
+                self.peer_trusted_ca_file,
+            ),
+            "--client-cert-allowed-hostname": (
+                self.client_cert_allowed_hostname,
+                self.trusted_ca_file,
+            ),
+        }
+        for flag, (name, authority) in names.items():
+            if name and not authority:
+                prefix = "peer-" if flag.startswith("--peer") else ""
+                yield f"{flag}: needs --{prefix}trusted-ca-file, or anybody could claim the name"
+        if self.peer_cert_allowed_cn and self.peer_cert_allowed_hostname:
+            yield "--peer-cert-allowed-cn and --peer-cert-allowed-hostname exclude one another"
+        if self.tls_max_version and self.tls_min_version > self.tls_max_version:
+            yield (
+                f"--tls-min-version: {self.tls_min_version} is above"
+                f" --tls-max-version ({self.tls_max_version})"
+            )
+        for name in self.cipher_suites:
+            if name not in OPENSSL_NAMES:
+                yield f"--cipher-suites: there is no suite {name!r} of TLS 1.2 that esker knows"
+        if self.cipher_suites and self.tls_min_version == "TLS1.3":
+            yield "--cipher-suites: those of TLS 1.3 cannot be chosen"
 
     def _bootstrap_faults(self) -> Iterator[str]:
         cluster = self.initial_cluster

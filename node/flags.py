@@ -24,11 +24,15 @@ ALIASES = {
     "experimental-compaction-batch-limit": "compaction-batch-limit",
     "experimental-compaction-sleep-interval": "compaction-sleep-interval",
     "experimental-snapshot-catchup-entries": "snapshot-catchup-entries",
+    "experimental-initial-corrupt-check": "initial-corrupt-check",
+    "experimental-corrupt-check-time": "corrupt-check-time",
+    "experimental-compact-hash-check-enabled": "compact-hash-check-enabled",
+    "experimental-compact-hash-check-time": "compact-hash-check-time",
 }
 
 _UNSUPPORTED = """
-    auto-tls cipher-suites client-cert-allowed-hostname client-cert-file client-crl-file
-    client-key-file corrupt-check-time debug discovery discovery-cacert discovery-cert
+    client-cert-file
+    client-key-file debug discovery discovery-cacert discovery-cert
     discovery-dial-timeout discovery-endpoints discovery-fallback
     discovery-insecure-skip-tls-verify discovery-insecure-transport discovery-keepalive-time
     discovery-keepalive-timeout discovery-key discovery-password discovery-proxy
@@ -37,13 +41,13 @@ _UNSUPPORTED = """
     distributed-tracing-sampling-rate distributed-tracing-service-name downgrade-check-time
     enable-distributed-tracing enable-grpc-gateway enable-log-rotation enable-pprof enable-v2
     feature-gates grpc-keepalive-interval grpc-keepalive-min-time grpc-keepalive-timeout
-    initial-corrupt-check initial-election-tick-advance listen-client-http-urls log-format
+    listen-client-http-urls log-format
     log-package-levels log-rotation-config-json max-concurrent-streams max-learners
-    max-snapshots max-wals memory-mlock peer-auto-tls peer-cert-allowed-cn
-    peer-cert-allowed-hostname peer-client-cert-file peer-client-key-file peer-crl-file
+    max-snapshots max-wals memory-mlock
+    peer-client-cert-file peer-client-key-file
     peer-skip-client-san-verification proxy proxy-dial-timeout proxy-failure-wait
     proxy-read-timeout proxy-refresh-interval proxy-write-timeout self-signed-cert-validity
-    socket-reuse-address socket-reuse-port tls-max-version tls-min-version unsafe-no-fsync
+    socket-reuse-address socket-reuse-port unsafe-no-fsync
     v2-deprecation warning-apply-duration warning-unary-request-duration
 """
 UNSUPPORTED = frozenset(_UNSUPPORTED.split())

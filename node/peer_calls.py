@@ -24,7 +24,7 @@ class PeerCall(IntEnum):
     LEASE_RENEW = 1
     LEASE_TIME_TO_LIVE = 2
     HASH_KV = 3
-    PROMOTE = 4
+    CHANGE_MEMBERS = 4
 
 
 class PeerCalls:
