@@ -8,6 +8,7 @@ revision has not moved meanwhile.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from node.apply.requests import (
 )
 from node.passwords import Passwords
 from node.tokens import SimpleTokens, digest_of, new_token
+
+log = logging.getLogger("esker.auth")
 
 if TYPE_CHECKING:
     from node.config import NodeConfig
@@ -201,4 +204,7 @@ def _signed_tokens(config: NodeConfig, store: AuthStore) -> SignedTokens | None:
         return None
     from node.signed_tokens import SignedTokens, read_signing
 
-    return SignedTokens(store, read_signing(config.auth_token), time.time)
+    signing = read_signing(config.auth_token)
+    if signing.guessable:
+        log.warning("the secret that signs tokens is short", extra={"method": signing.method})
+    return SignedTokens(store, signing, time.time)

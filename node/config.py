@@ -162,7 +162,9 @@ class NodeConfig:
     peer_auto_tls: bool = _flag(flags.boolean, False, "not supported: name certificates")
     cors: tuple[str, ...] = _flag(flags.words, ("*",), "origins allowed to call from a browser")
     host_whitelist: tuple[str, ...] = _flag(flags.words, ("*",), "host names accepted in requests")
-    auth_token: str = _flag(flags.text, "simple", "kind of token: simple")
+    auth_token: str = _flag(
+        flags.text, "simple", "kind of token: simple, or jwt,sign-method=,pub-key=,priv-key=,ttl="
+    )
     auth_token_ttl: int = _flag(flags.integer(1), 300, "seconds a token lives unused")
     bcrypt_cost: int = _flag(flags.integer(4, 31), 10, "cost of a password's hash")
     # Insight
@@ -214,8 +216,19 @@ class NodeConfig:
             yield "--pre-vote: cannot be switched off, esker always asks before an election"
         if self.compact_hash_check_enabled and self.compact_hash_check_time == 0:
             yield "--compact-hash-check-time: must be greater than 0"
-        if self.auth_token != "simple":
-            yield f"--auth-token: {self.auth_token!r} is not supported, only simple tokens are"
+        yield from self._auth_token_faults()
+
+    def _auth_token_faults(self) -> Iterator[str]:
+        kind = self.auth_token.partition(",")[0]
+        if kind == "jwt":
+            from node.signed_tokens import read_signing
+
+            try:
+                read_signing(self.auth_token)
+            except ValueError as error:
+                yield f"--auth-token: {error}"
+        elif self.auth_token != "simple":
+            yield f"--auth-token: {self.auth_token!r} is neither simple nor jwt,..."
 
     def _address_faults(self) -> Iterator[str]:
         if not self.name or "=" in self.name or "," in self.name:

@@ -66,6 +66,11 @@ class Signing:
     private: Any
     ttl_seconds: float = TTL_SECONDS
 
+    @property
+    def guessable(self) -> bool:
+        """Whether a secret is shorter than what it signs (RFC 7518, 3.2)."""
+        return self.method in _HMAC and 8 * len(self.private) < int(self.method[2:])
+
 
 def read_signing(text: str) -> Signing:
     """The value of --auth-token, with the files it names. ValueError says what is wrong with it."""
