@@ -104,6 +104,13 @@ class _Directory:
 _Node = _File | _Directory
 
 
+def _unlock(directory: _Directory) -> None:
+    directory.locked = False
+    for node in directory.names.values():
+        if isinstance(node, _Directory):
+            _unlock(node)
+
+
 class FaultyDisk:
     """Implements `raft.disk.Disk`. Faults are attributes a test sets; all off at first.
 
@@ -127,6 +134,10 @@ class FaultyDisk:
         """Power off and on. Without `random` everything that was not synced is gone."""
         self.root.forget(random)
         self.cut_at = None
+
+    def unlock(self) -> None:
+        """A process has ended: its locks are gone, what it wrote is not."""
+        _unlock(self.root)
 
     def flip(self, path: str, offset: int, bit: int) -> None:
         """Damages one bit, durably."""
@@ -200,8 +211,11 @@ class FaultyDisk:
         return sorted(self._directory(path).names)
 
     def exists(self, path: str) -> bool:
-        directory, name = self._parent(path)
-        return name in directory.names
+        try:
+            self._node(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def size(self, path: str) -> int:
         return len(self._file(path).data)

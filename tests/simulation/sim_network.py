@@ -1,0 +1,266 @@
+"""The network between simulated members: bytes of messages that are late, lost, doubled, out of
+order, or cut off in one direction.
+
+A link is ordered as a TCP connection is, unless `reorder` says otherwise: what would overtake
+waits. Messages cross as bytes, so members share nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from raft.codec import decode_message, encode_message
+from raft.core.errors import RaftError
+from raft.core.message import Message, MessageType
+from raft.transport import (
+    CallFailed,
+    PeerUnavailable,
+    Receiver,
+    SnapshotSink,
+    SnapshotSource,
+)
+
+SNAPSHOT_CHUNK = 4096
+
+
+@dataclass
+class LinkFaults:
+    """Chances per message, and seconds. Drawn once per run, or changed by a nemesis."""
+
+    delay: float = 0.001
+    jitter: float = 0.002
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    slow: float = 0.0
+    """A chance of being a hundred times as late."""
+
+
+@dataclass
+class Network:
+    """Who reaches whom. `counts` says what was done to messages."""
+
+    random: Random
+    faults: LinkFaults = field(default_factory=LinkFaults)
+    cut: set[tuple[int, int]] = field(default_factory=set)
+    clogged: dict[tuple[int, int], float] = field(default_factory=dict)
+    endpoints: dict[int, SimTransport] = field(default_factory=dict)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """Of no life: what is on its way arrives although its sender died."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def cut_link(self, sender: int, receiver: int) -> None:
+        """One direction; both for a whole partition."""
+        self.cut.add((sender, receiver))
+
+    def heal(self) -> None:
+        self.cut.clear()
+        self.clogged.clear()
+
+    def reaches(self, sender: int, receiver: int) -> bool:
+        return (sender, receiver) not in self.cut and receiver in self.endpoints
+
+    def latency(self, sender: int, receiver: int) -> float:
+        faults, random = self.faults, self.random
+        seconds = faults.delay + faults.jitter * random.random()
+        if random.random() < faults.slow:
+            self.count("slow")
+            seconds *= 100
+        return seconds + self.clogged.get((sender, receiver), 0.0)
+
+
+class SimTransport:
+    """Implements `raft.transport.Transport` for one life of one member."""
+
+    def __init__(self, network: Network, member: int, name: str) -> None:
+        self.name = name
+        self._network = network
+        self._member = member
+        self._loop = asyncio.get_running_loop()
+        self._receiver: Receiver
+        self._peers: dict[int, float] = {}
+        self._arrival: dict[int, float] = {}
+        self._told_unreachable: dict[int, float] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._context = contextvars.copy_context()
+
+    async def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._network.endpoints[self._member] = self
+
+    async def stop(self) -> None:
+        if self._network.endpoints.get(self._member) is self:
+            del self._network.endpoints[self._member]
+
+    def add_peer(self, member: int, urls: Sequence[str]) -> None:
+        self._peers.setdefault(member, self._loop.time())
+
+    def update_peer(self, member: int, urls: Sequence[str]) -> None:
+        """Addresses mean nothing here: members are found by their ids."""
+
+    def remove_peer(self, member: int) -> None:
+        self._peers.pop(member, None)
+
+    def active_since(self, member: int) -> float | None:
+        network = self._network
+        both = network.reaches(self._member, member) and network.reaches(member, self._member)
+        return self._peers.get(member) if both else None
+
+    # -- messages
+
+    def send(self, messages: Sequence[Message]) -> None:
+        assert all(message.type != MessageType.SNAPSHOT for message in messages)
+        for message in messages:
+            self._send(message.to, encode_message(message))
+
+    def _send(self, to: int, data: bytes) -> None:
+        network, random = self._network, self._network.random
+        if to not in self._peers:
+            return
+        if not network.reaches(self._member, to) or random.random() < network.faults.loss:
+            network.count("lost")
+            self._loop.call_later(network.latency(self._member, to), self._lost, to)
+            return
+        due = self._loop.time() + network.latency(self._member, to)
+        if random.random() < network.faults.reorder:
+            network.count("reordered")
+        else:
+            due = self._arrival[to] = max(due, self._arrival.get(to, 0.0) + 1e-9)
+        self._on_the_way(due, to, data)
+        if random.random() < network.faults.duplicate:
+            network.count("duplicated")
+            self._on_the_way(due + network.latency(self._member, to), to, data)
+
+    def _on_the_way(self, due: float, to: int, data: bytes) -> None:
+        self._loop.call_at(due, self._arrive, to, data, context=self._network.context)
+
+    def _arrive(self, to: int, data: bytes) -> None:
+        network = self._network
+        if not network.reaches(self._member, to):
+            network.count("lost")
+            self._loop.call_soon(self._lost, to, context=self._context)
+            return
+        network.count("delivered")
+        network.endpoints[to].take(self._member, data)
+
+    def take(self, sender: int, data: bytes) -> None:
+        """Bytes for this member, from the network: handed in within this member's life."""
+        if sender in self._peers:
+            self._loop.call_soon(self._receive, data, context=self._context)
+
+    def _receive(self, data: bytes) -> None:
+        self._receiver.receive(decode_message(data))
+
+    def _lost(self, to: int) -> None:
+        now = self._loop.time()
+        if now - self._told_unreachable.get(to, -1.0) >= 0.1:
+            self._told_unreachable[to] = now
+            self._receiver.unreachable(to)
+
+    # -- snapshots
+
+    def send_snapshot(self, message: Message, source: SnapshotSource) -> None:
+        self._spawn(self._stream(message, source))
+
+    async def _stream(self, message: Message, source: SnapshotSource) -> None:
+        """Chunk by chunk, each subject to the network; what is lost ends the stream."""
+        to, ok = message.to, False
+        try:
+            ok = await self._send_chunks(message, source)
+        finally:
+            source.close()
+        self._network.count("snapshots" if ok else "snapshots lost")
+        self._receiver.snapshot_sent(to, ok)
+
+    async def _send_chunks(self, message: Message, source: SnapshotSource) -> bool:
+        to, network = message.to, self._network
+        data = encode_message(message)
+        sink: SnapshotSink | None = None
+        while True:
+            await asyncio.sleep(network.latency(self._member, to))
+            peer = network.endpoints.get(to)
+            lost = network.random.random() < network.faults.loss
+            if peer is None or lost or not network.reaches(self._member, to):
+                if sink is not None:
+                    sink.abort()
+                return False
+            try:
+                sink = sink or peer.begin_snapshot(decode_message(data), source.size)
+                chunk = source.read(SNAPSHOT_CHUNK)
+                if not chunk:
+                    sink.finish()
+                    peer.take(self._member, data)
+                    return True
+                sink.write(chunk)
+            except (OSError, RaftError):
+                if sink is not None:
+                    sink.abort()
+                return False
+
+    def begin_snapshot(self, message: Message, size: int) -> SnapshotSink:
+        return self._receiver.begin_snapshot(message, size)
+
+    # -- calls
+
+    async def call(self, member: int, kind: int, body: bytes, seconds: float = 5.0) -> bytes:
+        network = self._network
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._loop.call_later(
+            network.latency(self._member, member),
+            self._ask,
+            member,
+            kind,
+            body,
+            answer,
+            context=network.context,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            raise PeerUnavailable(f"no answer from {member:x}") from None
+
+    def _ask(self, member: int, kind: int, body: bytes, answer: asyncio.Future[bytes]) -> None:
+        network = self._network
+        if not network.reaches(self._member, member):
+            return
+        peer = network.endpoints[member]
+        sender = self._member
+
+        async def served() -> None:
+            try:
+                result: bytes | CallFailed = await peer._receiver.serve(sender, kind, body)
+            except CallFailed as error:
+                result = error
+            if network.reaches(member, sender):
+                self._loop.call_later(
+                    network.latency(member, sender),
+                    self._answered,
+                    answer,
+                    result,
+                    context=self._context,
+                )
+
+        peer._context.run(self._spawn, served())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks[task] = None
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
+
+    @staticmethod
+    def _answered(answer: asyncio.Future[bytes], result: bytes | CallFailed) -> None:
+        if answer.done():
+            return
+        if isinstance(result, CallFailed):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
