@@ -69,6 +69,7 @@ class Replica:
         self.driver: RaftDriver
         self.auto_compactor: AutoCompactor | None = None
         self.members_changed: Callable[[], None] = lambda: None
+        self.store_replaced: Callable[[Store], None] = lambda store: None
         self.on_role: Callable[[bool, int], None] = lambda leads, term: None
         self.on_term: Callable[[int], None] = lambda term: None
         self.applied_index = backend.applied()[0]
@@ -200,6 +201,7 @@ class Replica:
             await asyncio.sleep(0)
         replaced, self.store = self.store, store
         self.applier.restore(store)
+        self.store_replaced(store)
         index, _ = self.backend.applied()
         assert index == snapshot.index, f"snapshot of index {snapshot.index} holds index {index}"
         self.applied_index = index

@@ -136,7 +136,9 @@ class Server:
             config.experimental_enable_lease_checkpoint
             and config.experimental_enable_lease_checkpoint_persist
         )
-        self.leases = Leases(self, checkpoint_ms=CHECKPOINT_MS if checkpointing else 0)
+        self.leases = Leases(
+            self, self._loop.time, checkpoint_ms=CHECKPOINT_MS if checkpointing else 0
+        )
         self.replica.on_role = self.leases.role_changed
         self.replica.on_term = self.leases.term_applied
         self.auth = Auth(self, applier.auth, self._loop.time)
@@ -145,22 +147,22 @@ class Server:
         self.corruption_check = CorruptionCheck(self)
         self.compactor.finished = self.corruption_check.compaction_finished
         self.claims = Claims(self)
-        self.watches = Watches(
-            store,
-            call_soon=self._loop.call_soon,
-            stamp=self._rights,
-            paused=lambda: self.installing,
-            progress_ms=config.watch_progress_notify_interval,
-        )
-        self.replica.store_replaced = self.watches.attach
+        self.watches = self._new_watches()
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._stopping = False
         self._alarm_under_way = False
         self.replica.resume_compaction()
 
-    def _rights(self) -> int:
-        """Another number when somebody's permissions have changed."""
-        return self.auth.store.revision if self.auth.enabled else -1
+    def _new_watches(self) -> Watches:
+        watches = Watches(
+            self.store,
+            call_soon=self._loop.call_soon,
+            stamp=lambda: (self.auth.enabled, self.auth.store.revision),
+            paused=lambda: self.installing,
+            progress_ms=self.config.watch_progress_notify_interval,
+        )
+        self.replica.store_replaced = watches.attach
+        return watches
 
     def _ask_read_index(self, token: int) -> None:
         self.driver.read_index(token)

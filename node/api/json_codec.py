@@ -39,6 +39,7 @@ _BOUNDS = {
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NUMBER_LENGTH_MAX = 64
 _BLANKS = " \t\n\r"
+_BLANK = re.compile(f"[{_BLANKS}]*")
 _URL_TO_STANDARD = str.maketrans("-_", "+/")
 
 
@@ -57,12 +58,15 @@ _SCANNER = json.JSONDecoder(
 )
 
 
+def skip_blanks(text: str, start: int) -> int:
+    """Where the next value, or the end, is."""
+    return _BLANK.match(text, start).end()  # type: ignore[union-attr]
+
+
 def parse(text: str, start: int = 0) -> tuple[Any, int]:
     """The JSON value at `start` (blanks skipped) and where it ends. MalformedMessage."""
-    while start < len(text) and text[start] in _BLANKS:
-        start += 1
     try:
-        return _SCANNER.raw_decode(text, start)
+        return _SCANNER.raw_decode(text, skip_blanks(text, start))
     except RecursionError:
         raise MalformedMessage("exceeded max depth") from None
     except MalformedMessage:

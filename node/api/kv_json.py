@@ -1,4 +1,4 @@
-"""The JSON of the hot calls (range, put, deleterange, txn), read and written without detours.
+"""The JSON of the hot calls (range, put, deleterange, txn) and of events, without detours.
 
 Reading: msgspec decodes in C into a twin of the message. A twin takes a 64-bit number as int or
 text and an enum as number or name; it knows no other spelling of a field and forbids unknown ones,
@@ -12,14 +12,14 @@ in slices, so that no single step of the loop is long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import astuple
 
-from mvcc.kv import KeyValue, SortOrder, SortTarget
+from mvcc.kv import Event, EventType, KeyValue, SortOrder, SortTarget
 from node.api import json_codec
 from node.apply.requests import (
     Compare,
@@ -375,3 +375,24 @@ def _op_response(response: Any) -> bytes:
     name, encode = _OP_RESPONSES[type(response)]
     header = b'{"header":{"revision":"%d"}' % response.revision
     return b'{"%b":%b}' % (name, encode(header, response))
+
+
+class _Event(msgspec.Struct, omit_defaults=True, gc=False):
+    """An Event as it is written."""
+
+    kv: _KeyValue
+    type: str = ""
+    prev_kv: _KeyValue | None = None
+
+
+def _shown_event(event: Event) -> _Event:
+    kv, prev = event.kv, event.prev_kv
+    before = None if prev is None else _shown(prev)
+    if event.type == EventType.DELETE:
+        return _Event(_KeyValue(kv.key, "", str(kv.mod_revision)), "DELETE", before)
+    return _Event(_shown(kv), "", before)
+
+
+def encode_events(events: Iterable[Event]) -> bytes:
+    """The array of a watch's events."""
+    return _ENCODE([_shown_event(event) for event in events])

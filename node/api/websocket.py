@@ -1,0 +1,141 @@
+"""WebSockets: the only carrier on which a duplex stream really is one.
+
+One text frame per JSON message each way. A client without headers of its own, which is what
+browsers are, shows its token as the subprotocol after `Bearer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType, web
+
+from node.api.carriers import Outbox
+from node.api.errors import CANCELED, OK, Refusal
+from node.api.methods import Credentials, Duplex, Stream
+
+if TYPE_CHECKING:
+    from node.api.gate import Gate
+
+_BEARER = "Bearer"
+_CLOSE_SECONDS = 2.0
+
+
+def is_websocket(request: web.BaseRequest) -> bool:
+    return request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _offered(request: web.BaseRequest) -> list[str]:
+    header = request.headers.get("Sec-WebSocket-Protocol", "")
+    return [word.strip() for word in header.split(",")]
+
+
+def offered_token(request: web.BaseRequest) -> str:
+    """The token among the subprotocols, if there is one."""
+    offered = _offered(request)
+    return offered[1] if offered[0] == _BEARER and len(offered) > 1 else ""
+
+
+async def opened(request: web.BaseRequest, message_bytes_max: int) -> web.WebSocketResponse:
+    """The handshake; HTTPBadRequest when it is none."""
+    protocols = (_BEARER,) if _BEARER in _offered(request) else ()
+    socket = web.WebSocketResponse(
+        protocols=protocols,
+        max_msg_size=message_bytes_max,
+        compress=False,
+        timeout=_CLOSE_SECONDS,
+    )
+    await socket.prepare(request)
+    return socket
+
+
+async def serve_duplex(
+    socket: web.WebSocketResponse, method: Duplex, credentials: Credentials, message_bytes_max: int
+) -> int:
+    """Until either side ends it; the bytes sent."""
+    outbox = Outbox(method, credentials, message_bytes_max)
+    sent = 0
+
+    async def listen() -> None:
+        async for frame in socket:
+            if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                data = frame.data.encode() if frame.type == WSMsgType.TEXT else frame.data
+                await outbox.hear(data)
+        outbox.leave()
+        outbox.close()
+
+    async def speak() -> None:
+        nonlocal sent
+        async for messages in outbox:
+            for message in messages:
+                sent += len(message)
+                await _say(socket, message)
+        told = outbox.told or outbox.refusal
+        if told is not None:
+            await _say(socket, told.chunk())
+
+    try:
+        await _until_one_ends(listen(), speak())
+    finally:
+        outbox.close()
+    await socket.close()
+    return sent
+
+
+async def serve_stream(
+    socket: web.WebSocketResponse, method: Stream, credentials: Credentials, gate: Gate
+) -> int:
+    """A server stream: the first frame is the request; the bytes sent."""
+    sent = 0
+    told: Refusal | None = Refusal(CANCELED, "")
+
+    async def speak(body: bytes) -> None:
+        nonlocal sent, told
+        try:
+            request = method.decode(body)
+            asker = gate.admit(method.access, credentials)
+            async for message in method.serve(request, asker):
+                chunk = method.encode(message)
+                sent += len(chunk)
+                await _say(socket, chunk)
+            told = None
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            told = method.refusal(error)
+            await _say(socket, told.chunk())
+
+    async def listen() -> None:
+        async for _ in socket:
+            pass
+
+    try:
+        frame = await socket.receive()
+        if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            data = frame.data.encode() if frame.type == WSMsgType.TEXT else frame.data
+            await _until_one_ends(speak(data), listen())
+    finally:
+        code = told.code if told is not None else OK
+        method.handled[code] = method.handled.get(code, 0) + 1
+    await socket.close()
+    return sent
+
+
+async def _say(socket: web.WebSocketResponse, message: bytes) -> None:
+    await socket.send_str(message.decode().removesuffix("\n"))
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until the first ends, then end the others. A client that has left is no error."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, ConnectionResetError):
+            raise result
