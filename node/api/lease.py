@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from node.api.keep_alive import KeepAlive
 from node.api.messages import (
     EmptyMessage,
     LeaseLeasesResponse,
@@ -16,11 +17,14 @@ from node.api.messages import (
     LeaseTimeToLiveResponse,
 )
 from node.apply.checks import check
-from node.apply.errors import LeaseNotFound
+from node.apply.errors import RequestError
 from node.apply.requests import LeaseGrantRequest, LeaseRevokeRequest
 
 if TYPE_CHECKING:
+    from node.api.maintenance import Spawn
+    from node.api.methods import Credentials, Sink
     from node.apply.requests import Asker
+    from node.leases import TimeLeft
     from node.proposals import Done
     from node.server import Server
 
@@ -33,8 +37,11 @@ def random_id() -> int:
 class Lease:
     """Methods raise the RequestError a request deserves, or call `done` exactly once."""
 
-    def __init__(self, server: Server, *, new_id: Callable[[], int] = random_id) -> None:
+    def __init__(
+        self, server: Server, spawn: Spawn, *, new_id: Callable[[], int] = random_id
+    ) -> None:
         self._server = server
+        self._spawn = spawn
         self._new_id = new_id
         # A lease must outlive an election: nobody can renew it meanwhile. ceil(1.5 elections), in
         # seconds.
@@ -50,24 +57,52 @@ class Lease:
         self._server.propose(request, done, asker)
 
     def time_to_live(self, request: LeaseTimeToLiveRequest, asker: Asker, done: Done) -> None:
-        """Confirms leadership first, so that every member knows a lease granted before."""
+        """By the leader's clock, after a confirmation that every lease granted before is known."""
+
+        def told(left: Any) -> None:
+            if isinstance(left, Exception):
+                done(left)
+            else:
+                done(self._describe(request, asker, left))
 
         def read(error: object) -> None:
-            done(self._time_to_live(request) if error is None else error)
+            if error is not None:
+                done(error)
+                return
+            left = self._server.leases.time_left_now(request.ID)
+            if left is not None:
+                told(left)
+            else:
+                self._spawn(self._server.leases.time_left(request.ID), told)
 
         self._server.linearizable(read)
 
-    def _time_to_live(self, request: LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse:
-        revision = self._server.store.current_rev
+    def _describe(self, request: LeaseTimeToLiveRequest, asker: Asker, left: TimeLeft) -> object:
+        """The answer, or why it is refused. Keys are those that this member has applied."""
+        server, keys = self._server, []
+        if request.keys and server.lessor.exists(request.ID):
+            keys = server.lessor.keys_of(request.ID)
         try:
-            status = self._server.lessor.time_to_live(request.ID, keys=request.keys)
-        except LeaseNotFound:
-            return LeaseTimeToLiveResponse(revision, request.ID, -1)
+            if server.auth.enabled:
+                server.auth.check_keys(asker, keys, write=False)
+        except RequestError as error:
+            return error
         return LeaseTimeToLiveResponse(
-            revision, request.ID, status.TTL, status.granted_ttl, list(status.keys)
+            server.store.current_rev, request.ID, left.TTL, left.granted_ttl, keys
         )
 
     def leases(self, _request: EmptyMessage, asker: Asker, done: Done) -> None:
         """As this member knows them; needs no leader."""
-        leases = [LeaseStatus(number) for number in self._server.lessor.leases()]
-        done(LeaseLeasesResponse(self._server.store.current_rev, leases))
+        server = self._server
+        numbers = server.leases.soonest_first()
+        if server.auth.enabled:
+            for number in numbers:
+                server.auth.check_keys(asker, server.lessor.keys_of(number), write=False)
+        found = [LeaseStatus(number) for number in numbers]
+        done(LeaseLeasesResponse(server.store.current_rev, found))
+
+    def keep_alive(
+        self, sink: Sink, credentials: Credentials, encode: Callable[[Any], bytes]
+    ) -> KeepAlive:
+        """A stream of renewals; `encode(response)` is one of its messages."""
+        return KeepAlive(self._server, self._spawn, sink, credentials, encode)

@@ -16,6 +16,7 @@ from .requests import (
     AlarmType,
     CompactionRequest,
     DeleteRangeRequest,
+    LeaseExpireRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     PutRequest,
@@ -32,6 +33,7 @@ _REFUSED_BY_CORRUPT = (
     CompactionRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
+    LeaseExpireRequest,
 )
 
 

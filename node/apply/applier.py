@@ -24,7 +24,7 @@ from raft.core.types import ConfState
 from .alarm import Alarms
 from .auth_store import AuthStore
 from .checks import check, check_alarm, check_delete_range, check_grant
-from .errors import ApplyError
+from .errors import ApplyError, NotLeader
 from .lessor import NO_LEASE, Lessor
 from .members import Members, decode_change
 from .requests import (
@@ -34,6 +34,8 @@ from .requests import (
     AuthTokenRequest,
     CompactionRequest,
     DeleteRangeRequest,
+    LeaseCheckpointRequest,
+    LeaseExpireRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     MemberAttributesRequest,
@@ -49,6 +51,7 @@ from .responses import (
     AuthResponse,
     CompactionResponse,
     DeleteRangeResponse,
+    LeaseCheckpointResponse,
     LeaseGrantResponse,
     LeaseRevokeResponse,
     MembersResponse,
@@ -64,6 +67,7 @@ Response = (
     | CompactionResponse
     | LeaseGrantResponse
     | LeaseRevokeResponse
+    | LeaseCheckpointResponse
     | AlarmResponse
     | MembersResponse
     | AuthResponse
@@ -101,7 +105,7 @@ class Applier:
         self.auth = auth
         self.on_compaction: Callable[[Compaction], None] = lambda job: None
         self._hit = hit
-        self._index = 0
+        self._index = self._term = 0
         self._execute: dict[type[Any], Callable[[Any], Response]] = {
             PutRequest: self._put,
             DeleteRangeRequest: self._delete_range,
@@ -109,6 +113,8 @@ class Applier:
             CompactionRequest: self._compact,
             LeaseGrantRequest: self._grant,
             LeaseRevokeRequest: self._revoke,
+            LeaseExpireRequest: self._expire,
+            LeaseCheckpointRequest: self._checkpoint,
             AlarmRequest: self._alarm,
             MemberAttributesRequest: members.publish,
             MemberUpdateRequest: members.update,
@@ -138,6 +144,7 @@ class Applier:
         if request is None:
             _, request = decode(data)
         self._hit("apply.before_entry")
+        self._term = term
         alarms = self.alarms
         auth = self.auth
         try:
@@ -216,6 +223,27 @@ class Applier:
         self.lessor.follow(writing.lease_changes)
         self.lessor.revoke(request.ID)
         return LeaseRevokeResponse(revision)
+
+    def _expire(self, request: LeaseExpireRequest) -> LeaseRevokeResponse:
+        check(request)
+        self._check_term(request.term)
+        return self._revoke(LeaseRevokeRequest(request.ID))
+
+    def _checkpoint(self, request: LeaseCheckpointRequest) -> LeaseCheckpointResponse:
+        check(request)
+        self._check_term(request.term)
+        for each in request.checkpoints:
+            self.lessor.checkpoint(each.ID, each.remaining_ttl)
+        return LeaseCheckpointResponse(self.store.current_rev)
+
+    def _check_term(self, term: int) -> None:
+        """What a leader says of its clock is void in another term.
+
+        A leader that is deposed between proposing and appending forwards the proposal to the new
+        one, which may have renewed the lease meanwhile.
+        """
+        if term != self._term:
+            raise NotLeader
 
     def _alarm(self, request: AlarmRequest) -> AlarmResponse:
         check_alarm(request)

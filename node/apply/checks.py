@@ -41,6 +41,8 @@ from .requests import (
     CompareResult,
     CompareTarget,
     DeleteRangeRequest,
+    LeaseCheckpointRequest,
+    LeaseExpireRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     MemberAttributesRequest,
@@ -72,6 +74,9 @@ etcd's counting rule allows at its default.
 """
 TOKEN_DIGEST_BYTES = 32
 _BCRYPT = re.compile(rb"\$2[aby]\$\d\d\$[./0-9A-Za-z]{53}")
+
+LEASE_CHECKPOINTS_MAX = 1000
+"""In one entry: about 20 KB of it, and as many rows."""
 
 
 def check(request: Request | RangeRequest, *, max_txn_ops: int = TXN_OPS_MAX) -> None:
@@ -241,6 +246,21 @@ def _check_revoke(request: LeaseRevokeRequest) -> None:
         raise LeaseNotFound
 
 
+def _check_expire(request: LeaseExpireRequest) -> None:
+    _int64("ID", request.ID)
+    _uint64("term", request.term)
+
+
+def _check_checkpoints(request: LeaseCheckpointRequest) -> None:
+    _uint64("term", request.term)
+    if len(request.checkpoints) > LEASE_CHECKPOINTS_MAX:
+        raise InvalidArgument(f"{len(request.checkpoints)} lease checkpoints at once")
+    for each in request.checkpoints:
+        _int64("ID", each.ID)
+        if not 0 <= each.remaining_ttl <= TTL_MAX:
+            raise InvalidArgument(f"remaining TTL {each.remaining_ttl} of a lease")
+
+
 def check_alarm(request: AlarmRequest) -> None:
     if not AlarmAction.GET <= request.action <= AlarmAction.DEACTIVATE:
         raise InvalidArgument(f"unknown alarm action {request.action}")
@@ -313,6 +333,8 @@ _CHECKS: dict[type[Any], Callable[[Any], None]] = {
     CompactionRequest: _check_compaction,
     LeaseGrantRequest: check_grant,
     LeaseRevokeRequest: _check_revoke,
+    LeaseExpireRequest: _check_expire,
+    LeaseCheckpointRequest: _check_checkpoints,
     AlarmRequest: check_alarm,
     MemberAttributesRequest: _check_member,
     MemberUpdateRequest: _check_member,

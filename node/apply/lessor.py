@@ -11,7 +11,7 @@ revoke in the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -53,11 +53,16 @@ class LeaseStatus(msgspec.Struct, frozen=True):
 
 
 class Lessor:
-    """All leases, the same on every member. No clock: each lasts until it is revoked."""
+    """All leases, the same on every member. No clock: each lasts until it is revoked.
+
+    `on_grant` and `on_revoke` are for who counts the time (lease_expiry.py).
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._leases: dict[int, Lease] = {}
+        self.on_grant: Callable[[Lease], None] = lambda lease: None
+        self.on_revoke: Callable[[int], None] = lambda number: None
         self.granted_total = self.revoked_total = 0
 
     def restore(self, attachments: Iterable[tuple[bytes, int]]) -> None:
@@ -88,6 +93,7 @@ class Lessor:
         lease = self._leases[number] = Lease(number, ttl)
         self._backend.put(LEASE, id_key(number), msgspec.msgpack.encode(LeaseRecord(ttl)))
         self.granted_total += 1
+        self.on_grant(lease)
         return lease
 
     def revoke(self, number: int) -> None:
@@ -96,9 +102,21 @@ class Lessor:
         assert not lease.keys, (number, len(lease.keys))
         self._backend.delete(LEASE, id_key(number))
         self.revoked_total += 1
+        self.on_revoke(number)
+
+    def checkpoint(self, number: int, remaining_ttl: int) -> None:
+        """Keep what a leader saw left of a lease; 0: renewed. One that is gone is passed over."""
+        lease = self._leases.get(number)
+        if lease is not None:
+            lease.remaining_ttl = min(remaining_ttl, lease.TTL)
+            record = LeaseRecord(lease.TTL, lease.remaining_ttl)
+            self._backend.put(LEASE, id_key(number), msgspec.msgpack.encode(record))
 
     def exists(self, number: int) -> bool:
         return number in self._leases
+
+    def all(self) -> Iterable[Lease]:
+        return self._leases.values()
 
     def keys_of(self, number: int) -> list[bytes]:
         """Attached keys, ascending. LeaseNotFound."""

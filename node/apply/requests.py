@@ -152,7 +152,19 @@ class LeaseCheckpoint(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class LeaseCheckpointRequest(msgspec.Struct, omit_defaults=True):
+    """Counts only in the `term` of the leader whose clock it is."""
+
     checkpoints: list[LeaseCheckpoint] = []
+    term: int = 0
+
+
+class LeaseExpireRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    """A leader's revoke of a lease whose time is up. Counts only in its `term`: the next leader may
+    have renewed the lease.
+    """
+
+    ID: int = 0
+    term: int = 0
 
 
 class AlarmRequest(msgspec.Struct, omit_defaults=True, gc=False):
@@ -273,6 +285,7 @@ Request = (
     | MemberAttributesRequest
     | MemberUpdateRequest
     | LeaseCheckpointRequest
+    | LeaseExpireRequest
     | AuthRequest
 )
 
@@ -299,6 +312,7 @@ KINDS: dict[int, type[Any]] = {
     20: RoleDeleteRequest,
     21: RoleGrantPermissionRequest,
     22: RoleRevokePermissionRequest,
+    23: LeaseExpireRequest,
 }
 """Kind numbers are in the log for ever: add, never reuse. At most 127."""
 

@@ -51,6 +51,10 @@ class LeaseRevokeResponse(msgspec.Struct):
     revision: int
 
 
+class LeaseCheckpointResponse(msgspec.Struct):
+    revision: int
+
+
 class Alarm(msgspec.Struct, frozen=True, order=True):
     memberID: int
     alarm: int

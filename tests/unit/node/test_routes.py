@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from node.api.lease import Lease, random_id
-from node.api.messages import LeaseTimeToLiveRequest, MemberListRequest
+from node.api.messages import MemberListRequest
 from node.api.routes import Routes
-from node.apply.errors import LeaseTtlTooLarge, NoLeader, TooManyOps
+from node.apply.errors import NoLeader, TooManyOps
 from node.apply.requests import (
     CompactionRequest,
-    LeaseGrantRequest,
     RangeRequest,
     RequestOp,
     TxnRequest,
@@ -108,38 +106,3 @@ def test_a_compaction_keeps_its_physical() -> None:
     request = CompactionRequest(1, True)
     ask(routes_of(server).unary[b"/v3/kv/compaction"].serve, request)
     assert server.asked == [request]
-
-
-@pytest.mark.parametrize(
-    ("election_ms", "asked", "granted"),
-    [(1000, 0, 2), (1000, -5, 2), (1000, 2, 2), (1000, 3, 3), (200, 0, 1), (667, 1, 2)],
-)
-def test_the_floor_of_a_ttl_is_one_and_a_half_elections(
-    election_ms: int, asked: int, granted: int
-) -> None:
-    lease = Lease(FakeServer(FakeConfig(election_timeout=election_ms)))  # type: ignore[arg-type]
-    assert granted == ask(lease.grant, LeaseGrantRequest(asked, 7)).TTL
-
-
-def test_a_lease_without_an_id_gets_one() -> None:
-    server = FakeServer()
-    lease = Lease(server, new_id=lambda: 77)  # type: ignore[arg-type]
-    assert ask(lease.grant, LeaseGrantRequest(60)).ID == 77
-    assert ask(lease.grant, LeaseGrantRequest(60, -3)).ID == -3
-    assert all(0 < random_id() < 2**63 for _ in range(100))
-    with pytest.raises(LeaseTtlTooLarge):
-        ask(lease.grant, LeaseGrantRequest(9_000_000_001, 8))
-    assert len(server.asked) == 2
-
-
-def test_time_to_live() -> None:
-    server = FakeServer()
-    lease = Lease(server)  # type: ignore[arg-type]
-    server.lessor.granted[7] = 60
-    answer = ask(lease.time_to_live, LeaseTimeToLiveRequest(7))
-    assert (answer.ID, answer.TTL, answer.grantedTTL, answer.keys) == (7, 59, 60, [])
-    assert ask(lease.time_to_live, LeaseTimeToLiveRequest(7, True)).keys == [b"a", b"b"]
-    unknown = ask(lease.time_to_live, LeaseTimeToLiveRequest(8, True))
-    assert (unknown.ID, unknown.TTL, unknown.grantedTTL, unknown.keys) == (8, -1, 0, [])
-    server.unreadable = NoLeader()
-    assert isinstance(ask(lease.time_to_live, LeaseTimeToLiveRequest(7)), NoLeader)
