@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 
 import msgspec
 
@@ -20,6 +19,7 @@ from node.apply.responses import Member
 from node.bootstrap import BootstrapError, Directories, Identity
 from node.config import NodeConfig
 from raft.discovery import discover
+from raft.tls_port import Tls
 
 log = logging.getLogger("esker.joining")
 
@@ -46,7 +46,7 @@ def describe(members: Members) -> bytes:
     return msgspec.msgpack.encode(Description(members.list()))
 
 
-async def find_place(config: NodeConfig, client_tls: ssl.SSLContext | None) -> Identity | None:
+async def find_place(config: NodeConfig, client_tls: Tls | None) -> Identity | None:
     """Who this member is in a cluster that runs already; None when it has data or founds one.
 
     BootstrapError when it has no place there, or had one and lost what it knew.
@@ -84,9 +84,7 @@ async def find_place(config: NodeConfig, client_tls: ssl.SSLContext | None) -> I
     return Identity(member.ID, found.cluster, config.initial_cluster_token, peers)
 
 
-async def _wait_for_cluster(
-    urls: list[str], client_tls: ssl.SSLContext | None, own: set[str]
-) -> Found:
+async def _wait_for_cluster(urls: list[str], client_tls: Tls | None, own: set[str]) -> Found:
     """The first answer that knows this member; any answer when none does in time."""
     answers: list[Found] = []
     for _ in range(_JOINING_TRIES):
@@ -103,7 +101,7 @@ async def _wait_for_cluster(
     return answers[0]
 
 
-async def _ask(urls: list[str], client_tls: ssl.SSLContext | None, seconds: float) -> list[Found]:
+async def _ask(urls: list[str], client_tls: Tls | None, seconds: float) -> list[Found]:
     found = []
     for answer in await discover(urls, client_tls, seconds=seconds):
         try:

@@ -31,7 +31,7 @@ from node.joining import describe
 from node.metrics import Metrics
 from node.seams import Seams
 from node.server import Server
-from node.tls import TlsContexts
+from node.tls import client_listener, peer_dialer, peer_listener
 from raft.core.config import Config
 from raft.core.types import NONE
 from raft.driver import DriverConfig, RaftDriver
@@ -95,6 +95,7 @@ class Member:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.server.compactor.run()),
+                    tasks.create_task(self.server.watches.run()),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.server.leases.run()),
                     tasks.create_task(self._publish()),
@@ -119,10 +120,10 @@ class Member:
     async def _open(self) -> None:
         config, seams = self.config, self._seams
         loop = asyncio.get_running_loop()
-        self._tls = TlsContexts(config)
         # Files that cannot be used are found before anything is begun.
-        self._client_tls = self._tls.client_listener()
-        joining = await seams.find_place(config, self._tls.peer_dialer())
+        self._client_tls = client_listener(config)
+        self._peer_tls = peer_listener(config), peer_dialer(config)
+        joining = await seams.find_place(config, self._peer_tls[1])
         opened = await open_data(
             config,
             seams.disk,
@@ -215,7 +216,7 @@ class Member:
 
     def _connect_raft(self, opened: Opened, loop: asyncio.AbstractEventLoop) -> None:
         config, server = self.config, self.server
-        identity, tls = opened.identity, self._tls
+        identity, (server_tls, client_tls) = opened.identity, self._peer_tls
         opened.wal.hit = self._hit
         self.metrics.wal_written = lambda: opened.wal.written_bytes
         self.wal: WalThread = self._seams.wal_thread(
@@ -230,8 +231,8 @@ class Member:
             observe=self.metrics.observe_round_trip,
             told_removed=self._told_removed,
             describe=lambda: describe(server.members),
-            server_tls=tls.peer_listener(),
-            client_tls=tls.peer_dialer(),
+            server_tls=server_tls,
+            client_tls=client_tls,
             frame_bytes_max=max(FRAME_BYTES_MAX, 2 * config.max_request_bytes),
         )
         heartbeat = config.heartbeat_interval

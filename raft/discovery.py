@@ -8,13 +8,13 @@ that the state machine wrote. Nothing it sends is believed, and nothing of it is
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from raft.framing import HEAD_BYTES, FrameError, FrameType, unpack_head
 from raft.handshake import Identity, NotAPeer, StreamKind, Verdict, pack_hello
 from raft.peer_stream import HANDSHAKE_SECONDS, PeerUrl, read_answer, write
+from raft.tls_port import Tls
 
 DESCRIPTION_BYTES_MAX = 1 << 20
 
@@ -30,7 +30,7 @@ class Discovered(NamedTuple):
 
 
 async def discover(
-    urls: Iterable[str], client_tls: ssl.SSLContext | None, *, seconds: float = HANDSHAKE_SECONDS
+    urls: Iterable[str], client_tls: Tls | None, *, seconds: float = HANDSHAKE_SECONDS
 ) -> list[Discovered]:
     """Ask every URL at once; the answers that came in time, in the order of the URLs.
 
@@ -41,9 +41,7 @@ async def discover(
     return [found for found in await asyncio.gather(*asked) if found is not None]
 
 
-async def _ask(
-    url: PeerUrl, client_tls: ssl.SSLContext | None, seconds: float
-) -> Discovered | None:
+async def _ask(url: PeerUrl, client_tls: Tls | None, seconds: float) -> Discovered | None:
     try:
         async with asyncio.timeout(seconds):
             return await _describe(url, client_tls)
@@ -51,8 +49,8 @@ async def _ask(
         return None
 
 
-async def _describe(url: PeerUrl, client_tls: ssl.SSLContext | None) -> Discovered | None:
-    tls = client_tls if url.tls else None
+async def _describe(url: PeerUrl, client_tls: Tls | None) -> Discovered | None:
+    tls = client_tls.context() if client_tls is not None and url.tls else None
     reader, writer = await asyncio.open_connection(url.host, url.port, ssl=tls)
     try:
         write(writer, pack_hello(_NOBODY, StreamKind.DISCOVER, 0))

@@ -40,6 +40,7 @@ from raft.handshake import (
     unpack_answer,
     unpack_hello,
 )
+from raft.tls_port import TLS_HANDSHAKE, Tls, certificate_of
 from raft.transport import CallFailed, PeerUnavailable, Receiver
 
 log = logging.getLogger("esker.peer")
@@ -169,11 +170,28 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         raise NotAPeer from error
 
 
+def context_for(url: PeerUrl, tls: Tls | None) -> ssl.SSLContext | None:
+    """What to dial `url` with. Refused for TLS without certificates."""
+    if not url.tls:
+        return None
+    if tls is None:
+        raise Refused(f"peer {url} wants TLS, which this member has no certificates for")
+    return tls.context()
+
+
+def refuse(transport: asyncio.BaseTransport, url: PeerUrl, tls: Tls | None) -> None:
+    """Refused when whom we have dialled shows a certificate that is not for a member."""
+    if url.tls and tls is not None and (why := tls.refusal(certificate_of(transport))):
+        raise Refused(f"peer {url}: {why}")
+
+
 class DialedStream(asyncio.Protocol):
     """A connection of our own. `opened` ends with the peer's verdict, `closed` with the
     connection."""
 
-    def __init__(self, identity: Identity, member: int, url: PeerUrl, peer: Peer) -> None:
+    def __init__(
+        self, identity: Identity, member: int, url: PeerUrl, peer: Peer, tls: Tls | None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -182,11 +200,18 @@ class DialedStream(asyncio.Protocol):
         self._member = member
         self._url = url
         self._peer = peer
+        self._tls = tls
         self._answer = b""
         self._parser = FrameParser(CALL_BYTES_MAX + 64)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        try:
+            refuse(transport, self._url, self._tls)
+        except Refused as refusal:
+            self.opened.set_exception(refusal)
+            self.transport.abort()
+            return
         tune_socket(transport)
         self.transport.write(pack_hello(self._identity, StreamKind.MESSAGES, self._member))
 
@@ -212,7 +237,9 @@ class DialedStream(asyncio.Protocol):
         except NotAPeer:
             answer = None
         if answer is None:
-            self.opened.set_exception(Refused(f"peer {self._url} does not speak our protocol"))
+            hint = ": it speaks HTTP, or wants TLS" if self._answer.startswith(b"HTTP/") else ""
+            told = f"peer {self._url} does not speak our protocol{hint}"
+            self.opened.set_exception(Refused(told))
         elif answer.verdict != Verdict.ACCEPTED:
             words = explain_refusal(self._identity, answer, str(self._url), self._member)
             self.opened.set_exception(Refused(words, answer.verdict))
@@ -241,7 +268,7 @@ class Peer:
         *,
         identity: Identity,
         receiver: Receiver,
-        tls: ssl.SSLContext | None,
+        tls: Tls | None,
         frame_bytes_max: int,
         buffer_bytes_max: int,
         counters: PeerCounters,
@@ -412,16 +439,15 @@ class Peer:
 
     async def _dial(self, url: PeerUrl) -> DialedStream:
         """An open stream. OSError (with TimeoutError and TLS errors among them) or Refused."""
-        if url.tls and self._tls is None:
-            raise Refused(f"peer {url} wants TLS, which this member has no certificates for")
-        stream = DialedStream(self._identity, self.member, url, self)
+        context = context_for(url, self._tls)
+        stream = DialedStream(self._identity, self.member, url, self, self._tls)
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await self._loop.create_connection(
                     lambda: stream,
                     url.host,
                     url.port,
-                    ssl=self._tls if url.tls else None,
+                    ssl=context,
                     server_hostname=url.host if url.tls else None,
                 )
                 await stream.opened
@@ -544,7 +570,8 @@ class AcceptedStream(asyncio.Protocol):
         self._hello += data
         head = self._hello[: len(MAGIC)]
         if head != MAGIC[: len(head)]:
-            self._end("does not speak our protocol")
+            tls = head.startswith(TLS_HANDSHAKE)
+            self._end("speaks TLS to a port without it" if tls else "does not speak our protocol")
             return b""
         if len(self._hello) < HELLO_BYTES:
             return b""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -33,7 +32,9 @@ from raft.peer_stream import (
     PeerCounters,
     PeerUrl,
     Refused,
+    context_for,
     read_answer,
+    refuse,
     tune_socket,
     write,
 )
@@ -43,6 +44,7 @@ from raft.snapshot_stream import (
     receive_snapshot,
     stream_snapshot,
 )
+from raft.tls_port import Tls, TlsPort, listen_tls
 from raft.transport import PeerUnavailable, Receiver, SnapshotSource
 
 log = logging.getLogger("esker.peer")
@@ -76,8 +78,8 @@ class TcpTransport:
         listen_urls: Sequence[str],
         knows: Callable[[int], bool],
         removed: Callable[[int], bool] = lambda member: False,
-        server_tls: ssl.SSLContext | None = None,
-        client_tls: ssl.SSLContext | None = None,
+        server_tls: Tls | None = None,
+        client_tls: Tls | None = None,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
@@ -103,7 +105,7 @@ class TcpTransport:
         self._told_removed = told_removed
         self._loop: asyncio.AbstractEventLoop
         self._complaints: Complaints
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsPort] = []
         self._urls: dict[int, list[str]] = {}
         self._peers: dict[int, Peer] = {}
         self._dialers: dict[int, asyncio.Task[None]] = {}
@@ -121,16 +123,8 @@ class TcpTransport:
         self._loop = asyncio.get_running_loop()
         self._complaints = Complaints(self._loop.time)
         for url in self._listen_urls:
-            if url.tls and self._server_tls is None:
-                raise ValueError(f"https://{url} is to be listened on, but there is no certificate")
             try:
-                server = await self._loop.create_server(
-                    lambda: AcceptedStream(self),
-                    url.host,
-                    url.port,
-                    ssl=self._server_tls if url.tls else None,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS if url.tls else None,
-                )
+                server = await self._listen(url)
             except OSError as error:
                 # The loop's own text names the address a second time.
                 reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
@@ -140,6 +134,16 @@ class TcpTransport:
         self._running = True
         for member, urls in self._urls.items():
             self._dial(member, urls)
+
+    async def _listen(self, url: PeerUrl) -> asyncio.Server | TlsPort:
+        def accept() -> AcceptedStream:
+            return AcceptedStream(self)
+
+        if not url.tls:
+            return await self._loop.create_server(accept, url.host, url.port)
+        if self._server_tls is None:
+            raise ValueError(f"https://{url} is to be listened on, but there is no certificate")
+        return await listen_tls(self._server_tls, accept, url.host, url.port)
 
     async def stop(self) -> None:
         """Close every connection and wait for the tasks."""
@@ -285,15 +289,14 @@ class TcpTransport:
         if peer is None:
             raise Refused(f"member {member:x} is not a peer")
         url = peer.url
-        tls = self._client_tls if url.tls else None
-        if url.tls and tls is None:
-            raise Refused(f"peer {url} wants TLS, which this member has no certificates for")
+        tls = context_for(url, self._client_tls)
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             reader, writer = await asyncio.open_connection(
                 url.host, url.port, ssl=tls, server_hostname=url.host if tls else None
             )
         try:
             tune_socket(writer.transport)
+            refuse(writer.transport, url, self._client_tls)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 write(writer, pack_hello(self.identity, StreamKind.SNAPSHOT, member))
                 answer = await read_answer(reader)

@@ -1,5 +1,4 @@
-"""The fast path in front of aiohttp: simple unary calls without a task, a future or a request
-object.
+"""The fast path in front of aiohttp: simple calls without a task, a future or a request object.
 
 A connection starts here. As long as it sends plain requests,
 
@@ -7,7 +6,8 @@ A connection starts here. As long as it sends plain requests,
 
 each is cut out of the byte stream, decoded, handed to its service with a callback, and answered by
 one write; pipelined requests are served one after the other, in order. Clients repeat their heads
-byte for byte, so a head is parsed once and then found in a dict.
+byte for byte, so a head is parsed once and then found in a dict. A duplex stream whose messages are
+all in such a body is served here too, as a `Channel`; nothing else is on its connection meanwhile.
 
 The first request that is anything else (another method or path, chunked, Expect, Upgrade,
 Connection: close, two lengths, a bare line feed, ...) takes the connection to aiohttp for good,
@@ -18,14 +18,17 @@ simple is aiohttp's to judge, so there is one opinion on what is malformed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-from node.api.errors import OK, REASONS, MalformedMessage, MessageTooLarge, Refusal
+from node.api.carriers import Channel, check_size
+from node.api.errors import OK, REASONS, Refusal
 from node.api.gate import Gate
-from node.api.json_codec import wire_size
-from node.api.methods import Credentials, GiveUp, Unary
+from node.api.methods import Credentials, Duplex, GiveUp, Unary
+
+log = logging.getLogger("esker.http")
 
 HEAD_BYTES_MAX = 8190
 """Above it aiohttp decides (its own limit is per line)."""
@@ -53,7 +56,10 @@ CORS = {
     "Access-Control-Allow-Origin": "*",
 }
 
+TLS_LOGGED_SECONDS = 10.0
+
 _BEGINNING = b"POST /v3"
+_TLS_HELLO = b"\x16\x03"
 _REQUEST_LINE = re.compile(rb"POST (/v3[!->@-~]*) HTTP/1\.1")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
@@ -71,13 +77,16 @@ _NOT_SIMPLE = {
 class Head(NamedTuple):
     """A request as far as its head tells."""
 
-    method: Unary
+    method: Unary | Duplex
     length: int
     token: str
 
 
 def parse_head(
-    head: bytes, routes: dict[bytes, Unary], host_allowed: Callable[[str], bool], body_max: int
+    head: bytes,
+    routes: Mapping[bytes, Unary | Duplex],
+    host_allowed: Callable[[str], bool],
+    body_max: int,
 ) -> Head | None:
     """The simple request that `head` (blank line included) announces, or None: not simple."""
     if len(head) > HEAD_BYTES_MAX:
@@ -118,7 +127,7 @@ class Lobby:
 
     def __init__(
         self,
-        routes: dict[bytes, Unary],
+        routes: Mapping[bytes, Unary | Duplex],
         gate: Gate,
         *,
         message_bytes_max: int,
@@ -149,6 +158,9 @@ class Lobby:
         self.sent_bytes = 0
         self._cors = "".join(f"{k}: {v}\r\n" for k, v in CORS.items()) if cors else ""
         self.ok = b""
+        self.stream_head = b""
+        self.user_of: Callable[[asyncio.BaseTransport], str] = lambda transport: ""
+        self._tls_logged_at = -TLS_LOGGED_SECONDS
         self._date = ""
         self.set_date("")
 
@@ -169,18 +181,20 @@ class Lobby:
     def set_date(self, date: str) -> None:
         """The Date of the answers from now on; the one who sweeps keeps it current."""
         self._date = f"Date: {date}\r\n" if date else ""
-        self.ok = self._head(200, "Grpc-Metadata-Content-Type: application/grpc\r\n")
+        more = "Grpc-Metadata-Content-Type: application/grpc\r\n"
+        self.ok = self._head(200, more)
+        self.stream_head = self._head(200, more, "Transfer-Encoding: chunked\r\n\r\n")
 
-    def _head(self, status: int, more: str = "") -> bytes:
+    def _head(self, status: int, more: str = "", last: str = "Content-Length: ") -> bytes:
         text = (
             f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\n"
-            f"{more}{self._cors}{self._date}Content-Length: "
+            f"{more}{self._cors}{self._date}{last}"
         )
         return text.encode()
 
-    def error(self, told: Refusal) -> bytes:
-        """A whole answer."""
-        body = told.body()
+    def error(self, told: Refusal, body: bytes = b"") -> bytes:
+        """A whole answer, the body being that of a unary call unless given."""
+        body = body or told.body()
         more = f"WWW-Authenticate: {told.text}\r\n" if told.status == 401 else ""
         return self._head(told.status, more) + b"%d\r\n\r\n%b" % (len(body), body)
 
@@ -193,6 +207,13 @@ class Lobby:
             self.heads[head] = parsed
         return parsed
 
+    def met_tls(self, transport: asyncio.BaseTransport) -> None:
+        """Somebody speaks TLS to a port without it: a line in the log, not too often."""
+        if self.now >= self._tls_logged_at + TLS_LOGGED_SECONDS:
+            self._tls_logged_at = self.now
+            address = transport.get_extra_info("peername") or ("a client",)
+            log.warning("%s speaks TLS to a port without it", address[0])
+
     def sweep(self, now: float) -> None:
         """Close what is too slow or too long idle; call it about once a second."""
         self.now = now
@@ -200,23 +221,11 @@ class Lobby:
             door.sweep(now)
 
 
-def check_size(request: Any, body: bytes, limit: int) -> None:
-    """MessageTooLarge when `request` would not fit into one gRPC message. Only a body that long can
-    hold one.
-    """
-    if len(body) > limit:
-        try:
-            size = wire_size(request)
-        except RecursionError:
-            raise MalformedMessage("exceeded max depth") from None
-        if size > limit:
-            raise MessageTooLarge(size, limit)
-
-
 class Door(asyncio.Protocol):
     """One client connection, as long as it is simple.
 
     `_busy`: a request is being served; its answer is written before the next one is looked at.
+    `_channel`: that request is a stream.
     `_rest`: bytes not yet looked at, beginning with a request; `_need`: how many it takes to go on.
     `_give_up`: ends what the request waits for; only some requests have one.
     `_since`: when (by the sweep's clock) the present state began.
@@ -224,6 +233,7 @@ class Door(asyncio.Protocol):
 
     __slots__ = (
         "_busy",
+        "_channel",
         "_common_name",
         "_full",
         "_give_up",
@@ -245,18 +255,20 @@ class Door(asyncio.Protocol):
         self._rest = bytearray()
         self._need = 0
         self._busy = False
+        self._channel: Channel | None = None
         self._common_name = ""
         self._give_up: GiveUp | None = None
         self._serving = False
         self._full = False
         self._not_reading = False
         self._since = lobby.now
-        self._method: Unary
+        self._method: Unary | Duplex
 
     # -- what the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self._common_name = self._lobby.user_of(transport)
         if not self._lobby.enter(self):
             self.abort()
 
@@ -266,6 +278,9 @@ class Door(asyncio.Protocol):
         if self._give_up is not None:
             give_up, self._give_up = self._give_up, None
             give_up()
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            channel.close()
         self._rest.clear()
         self._lobby.leave(self)
 
@@ -278,7 +293,7 @@ class Door(asyncio.Protocol):
         rest += data
         if self._busy or self._full:
             if len(rest) > PIPELINE_BYTES_MAX and not self._not_reading:
-                self._stop_reading()
+                self._too_much_waits()
         elif len(rest) >= self._need:
             self._go_on()
 
@@ -286,11 +301,24 @@ class Door(asyncio.Protocol):
         """The client does not read its answers: serve no more until it does."""
         self._full = True
         self._since = self._lobby.now
-        self._stop_reading()
+        if self._channel is not None:
+            # It may take its time; that it has left, only reading tells.
+            self._channel.full = True
+        else:
+            self._stop_reading()
 
     def resume_writing(self) -> None:
         self._full = False
         self._loop.call_soon(self._go_on)
+        if self._channel is not None:
+            self._loop.call_soon(self._channel.resume)
+
+    def _too_much_waits(self) -> None:
+        if self._channel is None:
+            self._stop_reading()
+        else:
+            # A stream may never end: nobody will ever serve what is sent behind it.
+            self.abort()
 
     def _stop_reading(self) -> None:
         if not self._not_reading and self._transport is not None:
@@ -310,6 +338,8 @@ class Door(asyncio.Protocol):
             self._not_reading = False
             if self._transport is not None:
                 self._transport.resume_reading()
+        elif self._channel is not None and len(self._rest) > PIPELINE_BYTES_MAX:
+            self.abort()
 
     def _serve(self, data: bytes) -> None:
         """Serve the requests in `data` until one has to wait, for more bytes or for its answer."""
@@ -349,11 +379,15 @@ class Door(asyncio.Protocol):
         self._method = method
         method.started += 1
         lobby.received_bytes += len(body)
+        credentials = Credentials(head.token, self._common_name)
         try:
+            if isinstance(method, Duplex):
+                self._open_channel(method, credentials, body)
+                return
             request = method.decode(body)
             if len(body) > lobby.message_bytes_max:
                 check_size(request, body, lobby.message_bytes_max)
-            asker = lobby.gate.admit(method.access, Credentials(head.token, self._common_name))
+            asker = lobby.gate.admit(method.access, credentials)
             give_up = method.serve(request, asker, self._done)
             if self._busy:
                 self._give_up = give_up
@@ -361,6 +395,23 @@ class Door(asyncio.Protocol):
             if not self._busy:
                 raise  # Answered already: it is not the request's fault.
             self._done(error)
+
+    def _open_channel(self, method: Duplex, credentials: Credentials, body: bytes) -> None:
+        assert self._transport is not None
+        channel = Channel(
+            method,
+            credentials,
+            self._lobby,
+            self._loop,
+            self._transport,
+            over=self._channel_over,
+        )
+        self._channel = channel
+        channel.start(body)
+
+    def _channel_over(self) -> None:
+        self._channel = None
+        self._answered()
 
     def _done(self, response: object) -> None:
         """The answer of the request under way, or the error it met."""
@@ -432,6 +483,10 @@ class Door(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._serving = False
+        if data.startswith(_TLS_HELLO):
+            self._lobby.met_tls(transport)
+            transport.close()
+            return
         self._transport = None
         self._lobby.leave(self)
         if self._not_reading:
@@ -447,6 +502,8 @@ class Door(asyncio.Protocol):
         """Close the connection when its state lasts too long."""
         waited = now - self._since
         if self._busy:
+            if self._channel is not None and self._lobby.closing:
+                self._break_off()
             return
         if self._full:
             if waited > STALLED_SECONDS:
@@ -456,6 +513,13 @@ class Door(asyncio.Protocol):
             if waited > HALF_REQUEST_SECONDS + size / BODY_BYTES_PER_SECOND_MIN:
                 self.close()
         elif waited > IDLE_SECONDS or self._lobby.closing:
+            self.close()
+
+    def _break_off(self) -> None:
+        """End a stream without its last chunk: it is not complete."""
+        if self._full:
+            self.abort()
+        else:
             self.close()
 
     def close(self) -> None:

@@ -11,19 +11,20 @@ import contextlib
 import logging
 import os
 import resource
-import ssl
+import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, check_size, token_of
+from node.api.carriers import Outbox, check_size
+from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, token_of
 from node.api.errors import (
     OK,
     MalformedMessage,
@@ -35,14 +36,17 @@ from node.api.errors import (
 )
 from node.api.gate import Gate
 from node.api.health import Health
-from node.api.methods import Credentials, GiveUp, Stream, Unary
+from node.api.methods import Credentials, Duplex, GiveUp, Stream, Unary
 from node.api.routes import Routes
+from node.api.websocket import is_websocket, offered_token, opened, serve_duplex, serve_stream
 from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION, VERSION
 
 if TYPE_CHECKING:
     from node.metrics import Metrics
     from node.proposals import Done
     from node.server import Server
+    from node.tls import Tls
+    from raft.tls_port import TlsPort
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -64,6 +68,9 @@ BODY_READ_SECONDS = 60.0
 
 SWEEP_SECONDS = 1.0
 
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 30, 10, 3
+"""A client whose machine is gone is noticed within a minute, also on a stream that is silent."""
+
 _PLAIN = "text/plain; charset=utf-8"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,13 +90,14 @@ class HttpFace:
         self._cors = tuple(config.cors)
         self._hosts = frozenset(host.lower() for host in config.host_whitelist)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streaming: set[asyncio.Task[Any]] = set()
         self.routes = Routes(server, self.spawn, metrics)
         self._gate = Gate(server)
         self.health = Health(server)
         self._aiohttp = self._behind(self._handle)
         self._metrics_only = self._behind(self._handle_metrics)
         self.lobby = Lobby(
-            self.routes.unary,
+            {**self.routes.unary, **self.routes.duplexes},
             self._gate,
             message_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             host_allowed=self._host_allowed,
@@ -99,7 +107,7 @@ class HttpFace:
             cors="*" in self._cors,
             now=self._loop.time(),
         )
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsPort] = []
         self._sweeper: asyncio.TimerHandle | None = None
         metrics.watch_api(self.routes.methods(), self.lobby, self.health)
 
@@ -121,11 +129,11 @@ class HttpFace:
     async def start(
         self,
         urls: list[str] | tuple[str, ...],
-        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         *,
         metrics_only: bool = False,
     ) -> list[tuple[str, int]]:
-        """Listen on each URL's host and port (https ones with `ssl_context`); the addresses really
+        """Listen on each URL's host and port (https ones with `tls`); the addresses really
         bound. OSError.
         """
         factory: Callable[[], asyncio.Protocol] = (
@@ -134,20 +142,28 @@ class HttpFace:
         bound = []
         for url in urls:
             parts = urlsplit(url)
-            context = ssl_context if parts.scheme == "https" else None
             try:
-                listener = await self._loop.create_server(
-                    factory, parts.hostname, parts.port or 0, ssl=context, backlog=1024
-                )
+                listener = await self._listen(factory, parts, tls)
             except OSError as error:
                 # The loop's own text names the address a second time.
                 reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
                 raise OSError(error.errno, f"cannot listen on {url}: {reason}") from error
+            for bound_socket in listener.sockets:
+                _keep_alive(bound_socket)
             self._listeners.append(listener)
-            bound += [socket.getsockname()[:2] for socket in listener.sockets]
+            bound += [item.getsockname()[:2] for item in listener.sockets]
         if self._sweeper is None:
             self._sweep()
         return bound
+
+    async def _listen(
+        self, factory: Callable[[], asyncio.Protocol], parts: SplitResult, tls: Tls | None
+    ) -> asyncio.Server | TlsPort:
+        host, port = parts.hostname, parts.port or 0
+        if parts.scheme == "https" and tls is not None:
+            self.lobby.user_of = tls.user_of
+            return await tls.listen(factory, host, port)
+        return await self._loop.create_server(factory, host, port, backlog=1024)
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -164,6 +180,8 @@ class HttpFace:
             self._sweeper.cancel()
         self.lobby.closing = True
         self.lobby.sweep(self._loop.time())
+        for stream in list(self._streaming):
+            stream.cancel()
         deadline = self._loop.time() + grace
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.lobby.emptied.wait(), grace)
@@ -289,9 +307,12 @@ class HttpFace:
     async def _call(
         self, request: web.BaseRequest, path: bytes, cors: Mapping[str, str]
     ) -> web.StreamResponse:
-        method = self.routes.unary.get(path) or self.routes.streams.get(path)
+        routes = self.routes
+        method = routes.unary.get(path) or routes.streams.get(path) or routes.duplexes.get(path)
         if method is None:
             return _refused(refusal(NotFound()), cors)
+        if is_websocket(request) and not isinstance(method, Unary):
+            return await self._websocket(request, method)
         if request.method != "POST":
             return _refused(refusal(MethodNotAllowed()), cors)
         method.started += 1
@@ -299,7 +320,9 @@ class HttpFace:
             body = await self._read_body(request)
             if isinstance(method, Stream):
                 return await self._stream(request, method, body, cors)
-            parts = await self._unary(method, body, _credentials(request))
+            if isinstance(method, Duplex):
+                return await self._duplex(request, method, body, cors)
+            parts = await self._unary(method, body, self._credentials(request))
         except Exception as error:
             told = method.refusal(error)
             method.handled[told.code] = method.handled.get(told.code, 0) + 1
@@ -365,7 +388,7 @@ class HttpFace:
         only the last chunk.
         """
         asked = method.decode(body)
-        asker = self._gate.admit(method.access, _credentials(request))
+        asker = self._gate.admit(method.access, self._credentials(request))
         response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
@@ -391,7 +414,76 @@ class HttpFace:
         await response.write_eof()
         return response
 
+    async def _duplex(
+        self, request: web.BaseRequest, method: Duplex, body: bytes, cors: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """As a `Channel` does it, for requests that are not simple."""
+        response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        outbox = Outbox(method, self._credentials(request), self.lobby.message_bytes_max)
+        with self._ended_by_stop():
+            try:
+                hearing = self._loop.create_task(outbox.hear(body, last=True))
+                async for messages in outbox:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    for message in messages:
+                        self.lobby.sent_bytes += len(message)
+                        await response.write(message)
+            except ConnectionResetError:
+                return response
+            finally:
+                hearing.cancel()
+                outbox.close()
+        if outbox.refusal is not None:
+            return _refused(outbox.refusal, cors)
+        told = outbox.told
+        if not response.prepared:
+            response.set_status(told.status if told else 200)
+            await response.prepare(request)
+        if told is not None:
+            await response.write(told.chunk())
+        await response.write_eof()
+        return response
+
+    async def _websocket(
+        self, request: web.BaseRequest, method: Stream | Duplex
+    ) -> web.StreamResponse:
+        limit = self.lobby.message_bytes_max
+        try:
+            frames = await opened(request, self.lobby.body_bytes_max)
+        except web.HTTPBadRequest as refused:
+            return web.Response(status=400, text=refused.text)
+        credentials = self._credentials(request)
+        if not credentials.token:
+            credentials = credentials._replace(token=offered_token(request))
+        method.started += 1
+        with self._ended_by_stop():
+            if isinstance(method, Stream):
+                sent = await serve_stream(frames, method, credentials, self._gate)
+            else:
+                sent = await serve_duplex(frames, method, credentials, limit)
+        self.lobby.sent_bytes += sent
+        return frames
+
+    @contextlib.contextmanager
+    def _ended_by_stop(self) -> Iterator[None]:
+        """What the present task does meanwhile would never end by itself."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streaming.add(task)
+        try:
+            yield
+        finally:
+            self._streaming.discard(task)
+
     # -- who may ask
+
+    def _credentials(self, request: web.BaseRequest) -> Credentials:
+        token = token_of(request.headers.get("Authorization", ""))
+        transport = request.transport
+        return Credentials(token, "" if transport is None else self.lobby.user_of(transport))
 
     def _host_allowed(self, host: str) -> bool:
         """DNS rebinding guard: `host` is the Host header, with or without port."""
@@ -414,11 +506,19 @@ def _connections_max() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - RESERVED_FILES
 
 
+def _keep_alive(listener: Any) -> None:
+    """Connections inherit it from the socket that accepts them."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 _GRPC = {"Grpc-Metadata-Content-Type": "application/grpc"}
-
-
-def _credentials(request: web.BaseRequest) -> Credentials:
-    return Credentials(token_of(request.headers.get("Authorization", "")))
 
 
 def _refused(told: Refusal, cors: Mapping[str, str]) -> web.Response:

@@ -30,6 +30,9 @@ class FakeTransport:
         self.closed = ""
         self.protocol: Any = None
 
+    def get_extra_info(self, _name: str) -> Any:
+        return None
+
     def write(self, data: bytes) -> None:
         if self.closed:
             raise RuntimeError("the handler is closed")  # as uvloop does
@@ -280,7 +283,6 @@ def test_answering_twice_is_our_error() -> None:
 NOT_SIMPLE = [
     b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     post("/v3/kv/nothing", {}),
     post("/v3/kv/range/", {}),
     post("/v3/kv/range?x=1", {}),
@@ -313,6 +315,18 @@ NOT_SIMPLE = [
     post("/v3/kv/range", {}).replace(b"Length: 2", b"Length:"),
     post("/v3/kv/range", {}, "X-Long: " + "a" * door_module.HEAD_BYTES_MAX),
 ]
+
+
+def test_tls_on_a_port_without_it_is_closed_with_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(3):
+        bench = Bench()
+        bench.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert bench.transport.is_closing()
+        assert bench.answers() == []
+        bench.lobby.met_tls(bench.transport)
+    assert caplog.text.count("speaks TLS to a port without it") == 3, "one for each lobby"
 
 
 @pytest.mark.parametrize("unusual", NOT_SIMPLE, ids=[repr(raw[:60]) for raw in NOT_SIMPLE])

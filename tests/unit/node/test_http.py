@@ -29,7 +29,9 @@ from mvcc.kv import KeyValue
 from node.api.http import HttpFace
 from node.apply.errors import MemberUrlsInvalid, NotLeader, RequestTimedOut
 from node.apply.responses import Member, MembersResponse
+from node.config import NodeConfig
 from node.metrics import Metrics
+from node.tls import Tls, client_listener
 from tests.unit.node.fake_server import FakeConfig, FakeServer
 from tests.unit.node.wire import HEADER, b64, get, post, put
 
@@ -560,8 +562,8 @@ async def test_metrics_only_listener() -> None:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """(listener's context, client's context) around a certificate of its own."""
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tls, ssl.SSLContext]:
+    """(listener's side, client's context) around a certificate of its own."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
     now = datetime.now(UTC)
@@ -583,15 +585,15 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.S
         serialization.NoEncryption(),
     )
     path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    listener = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    listener.load_cert_chain(path)
+    listener = client_listener(NodeConfig(cert_file=str(path), key_file=str(path)))
+    assert listener is not None
     return listener, ssl.create_default_context(cafile=str(path))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_hand_over_on_every_kind_of_transport(
-    loop: Any, secure: bool, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+    loop: Any, secure: bool, tls: tuple[Tls, ssl.SSLContext]
 ) -> None:
     async def run() -> None:
         server: Any = FakeServer()

@@ -292,18 +292,24 @@ async def test_peer_that_is_no_peer(
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"ESKX", bytes(1000)]
+    ("garbage", "what"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "does not speak our protocol"),
+        (b"\x16\x03\x01\x02\x00", "speaks TLS to a port without it"),
+        (b"ESKX", "does not speak our protocol"),
+        (bytes(1000), "does not speak our protocol"),
+    ],
 )
 async def test_garbage_is_closed_with_one_line(
-    start_member: StartMember, caplog: pytest.LogCaptureFixture, garbage: bytes
+    start_member: StartMember, caplog: pytest.LogCaptureFixture, garbage: bytes, what: str
 ) -> None:
     two = await start_member(2)
     reader, writer = await open_raw(two)
     writer.write(garbage)
     assert await ends(reader) == b""
-    lines = [record.message for record in caplog.records if "protocol" in record.message]
+    lines = [record.message for record in caplog.records if "speak" in record.message]
     assert len(lines) == 1
-    assert lines[0].endswith("does not speak our protocol")
+    assert lines[0].endswith(what)
     writer.close()
 
 

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from raft.tls_port import Certificate
+
 from .transport_fixture import Member, Source, eventually, message, snapshot_message
 
 try:
@@ -66,7 +68,7 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
 
-    def contexts(self) -> dict[str, ssl.SSLContext]:
+    def contexts(self) -> dict[str, Trust]:
         """Both sides show a certificate of this authority and want to see one."""
         listener = ssl.create_default_context(
             ssl.Purpose.CLIENT_AUTH, cafile=str(self.path / "ca.pem")
@@ -75,7 +77,23 @@ class Authority:
         dialer = ssl.create_default_context(cafile=str(self.path / "ca.pem"))
         for context in (listener, dialer):
             context.load_cert_chain(self.path / "member.pem")
-        return {"server_tls": listener, "client_tls": dialer}
+        return {"server_tls": Trust(listener), "client_tls": Trust(dialer)}
+
+
+class Trust:
+    """One side's `raft.tls_port.Tls`; may refuse whoever has shown a certificate."""
+
+    def __init__(self, context: ssl.SSLContext, why: str = "") -> None:
+        self._context = context
+        self._why = why
+        self.met: list[Certificate] = []
+
+    def context(self) -> ssl.SSLContext:
+        return self._context
+
+    def refusal(self, certificate: Certificate) -> str:
+        self.met.append(certificate)
+        return self._why
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.__module__)
@@ -87,7 +105,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., None]:
     return run
 
 
-async def exchange(tls: dict[str, ssl.SSLContext]) -> None:
+async def exchange(tls: dict[str, Trust]) -> None:
     """Messages, a call and a snapshot from one member to another."""
     scheme = "https" if tls else "http"
     one, two = (Member(number, {1, 2}, scheme=scheme, **tls) for number in (1, 2))
@@ -118,9 +136,7 @@ def test_exchange_over_tls(run: Callable[..., None], tmp_path: Path) -> None:
     run(exchange, Authority(tmp_path / "ours").contexts())
 
 
-async def mistrust(
-    ours: dict[str, ssl.SSLContext], theirs: dict[str, ssl.SSLContext], why: str, say: str
-) -> None:
+async def mistrust(ours: dict[str, Trust], theirs: dict[str, Trust], why: str, say: str) -> None:
     one = Member(1, {1, 2}, scheme="https", **ours)
     two = Member(2, {1, 2}, scheme=say, **theirs)
     for member in (one, two):
@@ -144,7 +160,13 @@ def test_certificates_of_another_authority(run: Callable[..., None], tmp_path: P
     # The listener alone must refuse a dialler that trusts it but that it does not trust.
     trusting = ssl.create_default_context(cafile=str(tmp_path / "theirs" / "ca.pem"))
     trusting.load_cert_chain(tmp_path / "ours" / "member.pem")
-    run(mistrust, {**ours, "client_tls": trusting}, theirs, "the dialler is a stranger", "https")
+    run(
+        mistrust,
+        {**ours, "client_tls": Trust(trusting)},
+        theirs,
+        "the dialler is a stranger",
+        "https",
+    )
 
 
 async def without_certificates() -> None:
