@@ -48,7 +48,7 @@ _HMAC = ("HS256", "HS384", "HS512")
 METHODS = (*_RSA, *_CURVES, *_HMAC, "EdDSA")
 
 
-class Claims(msgspec.Struct):
+class Claims(msgspec.Struct, omit_defaults=True):
     """Times in seconds since 1970. Go writes numbers as it likes, hence the floats."""
 
     username: str

@@ -127,7 +127,7 @@ def _read(value: Any, field: Field) -> Any:
     if kind is Kind.BYTES:
         return _read_bytes(value, field)
     if kind is Kind.BOOL or kind is Kind.STRING:
-        if isinstance(value, bool if kind is Kind.BOOL else str):
+        if isinstance(value, bool if kind is Kind.BOOL else str) and not _is_broken(value):
             return value
         raise MalformedMessage(f"invalid value for {kind.name.lower()} field {field.name}")
     if kind is Kind.ENUM and isinstance(value, str):
@@ -136,6 +136,11 @@ def _read(value: Any, field: Field) -> Any:
         except KeyError:
             raise MalformedMessage(f"unknown value {value!r} of enum field {field.name}") from None
     return _read_number(value, field)
+
+
+def _is_broken(value: bool | str) -> bool:
+    """Whether a text holds half of a character (an escape such as \\ud800 alone)."""
+    return isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _read_number(value: Any, field: Field) -> int:
