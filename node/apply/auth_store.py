@@ -317,6 +317,8 @@ class AuthStore:
             raise PermissionMissing
         if not granted.key or granted.key >= end_of(granted.key, granted.range_end):
             raise InvalidAuthManagement
+        # The proposer's object may hold an enum where others decoded a number: rows are alike.
+        granted = Permission(int(granted.permType), granted.key, granted.range_end)
         permissions = list(self._role(request.name).permissions)
         at = _place(permissions, granted.key, granted.range_end)
         if at is None:

@@ -1,6 +1,6 @@
 """What each request needs, held against what a user may do.
 
-A request type without a rule in `_RULES` is refused to everybody, the role root included: whoever
+A request type without a rule in `RULES` is refused to everybody, the role root included: whoever
 adds one says here who may ask for it. Operations count on every nesting level and in both branches,
 taken or not, for whether a branch was taken already tells something.
 """
@@ -92,7 +92,7 @@ NO_RIGHTS = Rights()
 
 def permits(rights: Rights, request: Request | RangeRequest, lessor: Lessor) -> bool:
     """Whether `rights` are enough for `request`. TooManyOps for a txn that no member proposes."""
-    rule = _RULES.get(type(request))
+    rule = RULES.get(type(request))
     return rule is not None and rule(rights, request, lessor)
 
 
@@ -157,7 +157,7 @@ def _members_only(rights: Rights, request: Request, lessor: Lessor) -> bool:
     return False
 
 
-_RULES: dict[type[Any], Callable[[Rights, Any, Lessor], bool]] = {
+RULES: dict[type[Any], Callable[[Rights, Any, Lessor], bool]] = {
     PutRequest: _put,
     RangeRequest: _range,
     DeleteRangeRequest: _delete_range,

@@ -9,23 +9,38 @@ from node.apply import errors
 from node.apply.checks import TXN_DEPTH_MAX, admit, check, in_range
 from node.apply.requests import (
     AlarmRequest,
+    AuthDisableRequest,
+    AuthEnableRequest,
+    AuthTokenRequest,
     CompactionRequest,
     Compare,
     DeleteRangeRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     MemberAttributesRequest,
+    Permission,
     PutRequest,
     RangeRequest,
     Request,
     RequestOp,
+    RoleAddRequest,
+    RoleDeleteRequest,
+    RoleGrantPermissionRequest,
+    RoleRevokePermissionRequest,
     TxnRequest,
+    UserAddRequest,
+    UserChangePasswordRequest,
+    UserDeleteRequest,
+    UserGrantRoleRequest,
+    UserRevokeRoleRequest,
     encode,
 )
 
 from .apply_fixture import Machine, put_op, txn_op
+from .auth_fixture import HASH
 
 INT64 = 2**63
+LONG = "n" * 256
 
 
 def delete_op(key: bytes, range_end: bytes = b"") -> RequestOp:
@@ -48,6 +63,20 @@ def one_of_each() -> list[Request]:
         LeaseRevokeRequest(-7),
         AlarmRequest(1, 2**64 - 1, 2),
         MemberAttributesRequest(2**64 - 1, "m"),
+        AuthEnableRequest(),
+        AuthDisableRequest(),
+        AuthTokenRequest("u", b"d" * 32, 2**63 - 1),
+        UserAddRequest("n" * 255, HASH),
+        UserAddRequest(""),
+        UserDeleteRequest("u"),
+        UserChangePasswordRequest("u", HASH),
+        UserGrantRoleRequest("u", "r"),
+        UserRevokeRoleRequest("u", "r"),
+        RoleAddRequest("r"),
+        RoleDeleteRequest("r"),
+        RoleGrantPermissionRequest("r"),
+        RoleGrantPermissionRequest("r", Permission(2, b"a", b"\0")),
+        RoleRevokePermissionRequest("r", b"a", b"b"),
     ]
 
 
@@ -73,6 +102,25 @@ BAD: list[tuple[Request, type[Exception]]] = [
     (AlarmRequest(0, 0, 3), errors.InvalidArgument),
     (AlarmRequest(1, -1, 1), errors.InvalidArgument),
     (MemberAttributesRequest(-1), errors.InvalidArgument),
+    (AuthTokenRequest("u", b"d" * 31), errors.InvalidArgument),
+    (AuthTokenRequest("u", b"d" * 32, INT64), errors.InvalidArgument),
+    (AuthTokenRequest(LONG, b"d" * 32), errors.InvalidArgument),
+    (UserAddRequest(LONG), errors.InvalidArgument),
+    (UserAddRequest("\N{EURO SIGN}" * 86), errors.InvalidArgument),
+    (UserAddRequest("u", b"in the clear"), errors.InvalidArgument),
+    (UserAddRequest("u", HASH + b"\n"), errors.InvalidArgument),
+    (UserChangePasswordRequest("u", HASH[:-1]), errors.InvalidArgument),
+    (UserDeleteRequest(LONG), errors.InvalidArgument),
+    (UserGrantRoleRequest(LONG, "r"), errors.InvalidArgument),
+    (UserGrantRoleRequest("u", LONG), errors.InvalidArgument),
+    (UserRevokeRoleRequest(LONG, "r"), errors.InvalidArgument),
+    (UserRevokeRoleRequest("u", LONG), errors.InvalidArgument),
+    (RoleAddRequest(LONG), errors.InvalidArgument),
+    (RoleDeleteRequest(LONG), errors.InvalidArgument),
+    (RoleRevokePermissionRequest(LONG), errors.InvalidArgument),
+    (RoleGrantPermissionRequest(LONG), errors.InvalidArgument),
+    (RoleGrantPermissionRequest("r", Permission(3, b"a")), errors.InvalidArgument),
+    (RoleGrantPermissionRequest("r", Permission(-1, b"a")), errors.InvalidArgument),
     (TxnRequest([Compare()]), errors.KeyNotProvided),
     (TxnRequest([Compare(4, 0, b"a")]), errors.InvalidArgument),
     (TxnRequest([Compare(0, 5, b"a")]), errors.InvalidArgument),
