@@ -9,18 +9,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from node.api import json_codec, kv_json
+from node.api.auth import Auth
 from node.api.cluster import Cluster
 from node.api.election import Election
 from node.api.errors import opaque_refusal
+from node.api.keep_alive import KeepAlive
 from node.api.kv import Kv
 from node.api.lease import Lease
 from node.api.lock import Lock
 from node.api.maintenance import Maintenance, Spawn
 from node.api.messages import (
+    AuthenticateRequest,
+    AuthUserAddRequest,
+    AuthUserChangePasswordRequest,
     CampaignRequest,
     EmptyMessage,
     HashKvRequest,
     LeaderRequest,
+    LeaseKeepAliveRequest,
     LeaseTimeToLiveRequest,
     LockRequest,
     MemberAddRequest,
@@ -30,15 +36,29 @@ from node.api.messages import (
     MoveLeaderRequest,
     ProclaimRequest,
     ResignRequest,
+    RoleGetRequest,
     UnlockRequest,
+    UserGetRequest,
+    WatchRequest,
 )
-from node.api.methods import Access, Duplex, Stream, Unary
+from node.api.methods import Access, Credentials, Duplex, Sink, Stream, Unary
+from node.api.watch import WatchSession
+from node.apply.errors import LearnerRefused
 from node.apply.requests import (
     AlarmRequest,
+    AuthDisableRequest,
+    AuthEnableRequest,
     CompactionRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     MemberUpdateRequest,
+    RoleAddRequest,
+    RoleDeleteRequest,
+    RoleGrantPermissionRequest,
+    RoleRevokePermissionRequest,
+    UserDeleteRequest,
+    UserGrantRoleRequest,
+    UserRevokeRoleRequest,
 )
 from node.apply.responses import RangeResponse
 
@@ -49,6 +69,12 @@ if TYPE_CHECKING:
     from node.metrics import Metrics
     from node.proposals import Done
     from node.server import Server
+
+
+LEARNERS_ANSWER = ("KV/Range", "Maintenance/Status")
+"""What a member without a vote is asked for; ranges only if they are serializable. Beside these it
+streams its snapshot.
+"""
 
 
 def _reader(message: type) -> Callable[[bytes], Any]:
@@ -69,11 +95,17 @@ class Routes:
         self.streams: dict[bytes, Stream] = {}
         self.duplexes: dict[bytes, Duplex] = {}
         self._add_kv(Kv(server))
-        self._add_lease(Lease(server))
+        self._add_lease(Lease(server, spawn))
         self._add_cluster(Cluster(server, spawn))
         self._add_maintenance(Maintenance(server, spawn, metrics))
+        self._add_auth(Auth(server, spawn))
         self._add_lock(Lock(server.claims, spawn))
         self._add_election(Election(server.claims, spawn))
+        open_watch = self._voters_only(self._open_watch)
+        self._add_duplex(Duplex("Watch/Watch", _reader(WatchRequest), open_watch), "/watch")
+
+    def _open_watch(self, sink: Sink, credentials: Credentials) -> WatchSession:
+        return WatchSession(self._server, self._header, sink, credentials)
 
     def methods(self) -> list[Unary | Stream | Duplex]:
         """Each method once, whatever its aliases."""
@@ -81,7 +113,19 @@ class Routes:
             dict.fromkeys([*self.unary.values(), *self.streams.values(), *self.duplexes.values()])
         )
 
+    def _voters_only(self, serve: Callable[..., Any]) -> Callable[..., Any]:
+        server = self._server
+
+        def refuse_as_learner(*arguments: Any) -> Any:
+            if server.is_learner:
+                raise LearnerRefused
+            return serve(*arguments)
+
+        return refuse_as_learner
+
     def _add(self, method: Unary, *paths: str) -> None:
+        if method.name not in LEARNERS_ANSWER:
+            method.serve = self._voters_only(method.serve)
         for path in paths:
             self.unary[b"/v3" + path.encode()] = method
             self.unary[b"/v3beta" + path.encode()] = method
@@ -139,6 +183,14 @@ class Routes:
                 Unary("Lease/" + name, Access.USER, _reader(message), serve, self._with_header),
                 *paths,
             )
+
+        def open_keep_alive(sink: Sink, credentials: Credentials) -> KeepAlive:
+            return lease.keep_alive(sink, credentials, self._result_line)
+
+        reader = _reader(LeaseKeepAliveRequest)
+        self._add_duplex(
+            Duplex("Lease/LeaseKeepAlive", reader, open_keep_alive), "/lease/keepalive"
+        )
 
     def _add_cluster(self, cluster: Cluster) -> None:
         user, root = Access.USER, Access.ROOT
@@ -221,6 +273,42 @@ class Routes:
             refusal=opaque_refusal,
         )
 
+    def _add_auth(self, auth: Auth) -> None:
+        public, user, root = Access.PUBLIC, Access.USER, Access.ROOT
+        for name, access, message, serve, path in (
+            ("AuthEnable", root, AuthEnableRequest, auth.change, "enable"),
+            ("AuthDisable", root, AuthDisableRequest, auth.change, "disable"),
+            ("AuthStatus", public, EmptyMessage, auth.status, "status"),
+            ("Authenticate", public, AuthenticateRequest, auth.authenticate, "authenticate"),
+            ("UserAdd", root, AuthUserAddRequest, auth.user_add, "user/add"),
+            ("UserGet", user, UserGetRequest, auth.user_get, "user/get"),
+            ("UserList", root, EmptyMessage, auth.user_list, "user/list"),
+            ("UserDelete", root, UserDeleteRequest, auth.change, "user/delete"),
+            (
+                "UserChangePassword",
+                root,
+                AuthUserChangePasswordRequest,
+                auth.user_change_password,
+                "user/changepw",
+            ),
+            ("UserGrantRole", root, UserGrantRoleRequest, auth.change, "user/grant"),
+            ("UserRevokeRole", root, UserRevokeRoleRequest, auth.change, "user/revoke"),
+            ("RoleAdd", root, RoleAddRequest, auth.change, "role/add"),
+            ("RoleGet", user, RoleGetRequest, auth.role_get, "role/get"),
+            ("RoleList", root, EmptyMessage, auth.role_list, "role/list"),
+            ("RoleDelete", root, RoleDeleteRequest, auth.change, "role/delete"),
+            ("RoleGrantPermission", root, RoleGrantPermissionRequest, auth.change, "role/grant"),
+            (
+                "RoleRevokePermission",
+                root,
+                RoleRevokePermissionRequest,
+                auth.change,
+                "role/revoke",
+            ),
+        ):
+            method = Unary("Auth/" + name, access, _reader(message), serve, self._with_header)
+            self._add(method, "/auth/" + path)
+
     def _add_stream(self, method: Stream, path: str) -> None:
         self.streams[b"/v3" + path.encode()] = method
         self.streams[b"/v3beta" + path.encode()] = method
@@ -236,6 +324,9 @@ class Routes:
     def _with_header(self, response: Any) -> bytes:
         header = self._header.full(response.revision, self._server.raft_term)
         return json_codec.encode_with_header(header, response)
+
+    def _result_line(self, response: Any) -> bytes:
+        return b'{"result":%b}\n' % self._with_header(response)
 
     def _with_plain_header(self, response: Any) -> bytes:
         header = self._header.full(0, self._server.raft_term)
