@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -25,6 +25,7 @@ from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
 from node.config import NodeConfig
 from node.rebuild import rebuilt
+from node.sole_survivor import go_on_alone
 from raft.core.types import ConfState, HardState, Snapshot
 from raft.disk import Disk
 from raft.snapshotter import Snapshotter
@@ -93,21 +94,28 @@ class Directories(NamedTuple):
         )
 
 
-async def open_data(
-    config: NodeConfig,
-    disk: Disk,
-    *,
-    open_backend: Callable[[str], LmdbBackend],
-    faults: Callable[[str, Snapshot], list[str]],
-    joining: Identity | None,
-) -> Opened:
+class Opener(NamedTuple):
+    """How the parts are opened; `faults(path, snapshot)` is what is wrong with a received
+    database. A simulation opens others.
+    """
+
+    disk: Disk
+    backend: Callable[[str], LmdbBackend]
+    wal: Any
+    faults: Callable[[str, Snapshot], list[str]]
+
+    def snapshotter(self, directories: Directories) -> Snapshotter:
+        return Snapshotter(self.disk, directories.snap, faults=self.faults)
+
+
+async def open_data(config: NodeConfig, opener: Opener, *, joining: Identity | None) -> Opened:
     """Open what is there, or create it. BootstrapError, CorruptWal, OSError; then nothing was lost.
 
-    `faults` is what is wrong with a received database. `joining` is who this member is to be in a
-    cluster that runs already; only read when there is no log yet. The directory is locked until
-    the log, which has a lock of its own, is open: two processes cannot found one member.
+    `joining` is who this member is to be in a cluster that runs already; only read when there is
+    no log yet. The directory is locked until the log, which has a lock of its own, is open: two
+    processes cannot found one member.
     """
-    directories = Directories.of(config)
+    disk, directories = opener.disk, Directories.of(config)
     _make_directory(disk, os.path.dirname(directories.wal))
     _make_directory(disk, directories.backend)
     try:
@@ -116,8 +124,8 @@ async def open_data(
         raise BootstrapError(f"another process uses {config.data_dir}") from error
     try:
         if disk.exists(directories.wal):
-            return await _reopen(config, disk, directories, open_backend, faults=faults)
-        return _create(config, disk, directories, open_backend, faults=faults, joining=joining)
+            return await _reopen(config, opener, directories)
+        return _create(config, opener, directories, joining)
     finally:
         lock.close()
 
@@ -135,15 +143,10 @@ def _make_directory(disk: Disk, path: str) -> None:
 
 
 def _create(
-    config: NodeConfig,
-    disk: Disk,
-    directories: Directories,
-    open_backend: Callable[[str], LmdbBackend],
-    *,
-    faults: Callable[[str, Snapshot], list[str]],
-    joining: Identity | None,
+    config: NodeConfig, opener: Opener, directories: Directories, joining: Identity | None
 ) -> Opened:
-    backend = open_backend(directories.backend)
+    disk = opener.disk
+    backend = opener.backend(directories.backend)
     if backend.applied()[0] > FIRST_INDEX:
         index = backend.applied()[0]
         backend.close()
@@ -154,20 +157,19 @@ def _create(
         )
     if joining is not None:
         identity = joining
-        wal = Wal.create(disk, directories.wal, identity.pack())
+        wal = opener.wal.create(disk, directories.wal, identity.pack())
         state = WalState(identity.pack(), HardState(), Snapshot(), [])
     else:
         identity, first = _found(config, backend)
         # Closing writes and syncs; what is read afterwards is what a crash would leave.
         backend.close()
-        backend = open_backend(directories.backend)
+        backend = opener.backend(directories.backend)
         if backend.applied() != (FIRST_INDEX, FIRST_TERM):
             raise BootstrapError(f"the first state could not be written to {directories.backend}")
-        wal = Wal.create(disk, directories.wal, identity.pack())
+        wal = opener.wal.create(disk, directories.wal, identity.pack())
         wal.append(first.hard_state, [], first.snapshot, sync=True)
         state = first
-    snapshotter = Snapshotter(disk, directories.snap, faults=faults)
-    return Opened(identity, wal, state, backend, snapshotter)
+    return Opened(identity, wal, state, backend, opener.snapshotter(directories))
 
 
 def _found(config: NodeConfig, backend: LmdbBackend) -> tuple[Identity, WalState]:
@@ -192,15 +194,8 @@ def _found(config: NodeConfig, backend: LmdbBackend) -> tuple[Identity, WalState
     return identity, WalState(identity.pack(), HardState(FIRST_TERM, 0, FIRST_INDEX), snapshot, [])
 
 
-async def _reopen(
-    config: NodeConfig,
-    disk: Disk,
-    directories: Directories,
-    open_backend: Callable[[str], LmdbBackend],
-    *,
-    faults: Callable[[str, Snapshot], list[str]],
-) -> Opened:
-    wal, state = Wal.open(disk, directories.wal)
+async def _reopen(config: NodeConfig, opener: Opener, directories: Directories) -> Opened:
+    wal, state = opener.wal.open(opener.disk, directories.wal)
     identity = Identity.unpack(state.metadata)
     if config.initial_cluster_token != identity.token:
         wal.close()
@@ -208,8 +203,8 @@ async def _reopen(
             f"{config.data_dir} belongs to a cluster with token {identity.token!r}"
             f" (id {identity.cluster_id:x}), not to {config.initial_cluster_token!r}"
         )
-    backend = open_backend(directories.backend)
-    snapshotter = Snapshotter(disk, directories.snap, faults=faults)
+    backend = opener.backend(directories.backend)
+    snapshotter = opener.snapshotter(directories)
     await _adopt_snapshot(state, directories, backend, snapshotter)
     members = Members(backend)
     members.restore()
@@ -226,6 +221,15 @@ async def _reopen(
         hard_state = HardState(FIRST_TERM, 0, FIRST_INDEX)
         wal.append(hard_state, [], snapshot, sync=True)
         state = state._replace(hard_state=hard_state, snapshot=snapshot)
+    if config.force_new_cluster:
+        if members.get(identity.member_id) is None:
+            wal.close()
+            backend.close()
+            raise BootstrapError(
+                f"--force-new-cluster: {config.data_dir} belongs to member {identity.member_id:x},"
+                " which is no member of its cluster any more"
+            )
+        state = await go_on_alone(wal, state, backend, members, identity.member_id)
     return Opened(identity, wal, state, backend, snapshotter)
 
 

@@ -24,7 +24,7 @@ from node.apply.lessor import Lessor
 from node.apply.members import Members
 from node.apply.requests import CompactionRequest, MemberAttributesRequest
 from node.auto_compactor import AutoCompactor, new_policy
-from node.bootstrap import Opened, open_data
+from node.bootstrap import Opened, Opener, open_data
 from node.config import NO_QUOTA_BYTES, NodeConfig
 from node.corruption_check import CorruptMember
 from node.joining import describe
@@ -124,13 +124,8 @@ class Member:
         self._client_tls = client_listener(config)
         self._peer_tls = peer_listener(config), peer_dialer(config)
         joining = await seams.find_place(config, self._peer_tls[1])
-        opened = await open_data(
-            config,
-            seams.disk,
-            open_backend=self._open_backend,
-            faults=seams.faults,
-            joining=joining,
-        )
+        opener = Opener(seams.disk, self._open_backend, seams.wal, seams.faults)
+        opened = await open_data(config, opener, joining=joining)
         store = Store(opened.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from raft.core.types import Snapshot
 from raft.disk import Disk, OsDisk
 from raft.tcp_transport import TcpTransport
 from raft.transport import SnapshotSource
+from raft.wal import Wal
 from raft.wal_thread import WalThread
 
 
@@ -37,6 +38,7 @@ class Seams(NamedTuple):
     backend: Callable[..., Any] = LmdbBackend
     wal_thread: Callable[..., Any] = WalThread
     transport: Callable[..., Any] = TcpTransport
+    wal: Any = Wal
     copy_state: Callable[[Any], SnapshotSource] = copy_state
     faults: Callable[[str, Snapshot], list[str]] = faults_in_file
     find_place: Callable[..., Any] = find_place

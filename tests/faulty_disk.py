@@ -28,7 +28,8 @@ class _File:
         self.unsynced: list[tuple[int, bytes] | int] = []
 
     def sync(self) -> None:
-        self.durable = bytearray(self.data)
+        for change in self.unsynced:
+            _apply(self.durable, change)
         self.unsynced = []
 
     def forget(self, random: Random | None) -> None:
@@ -141,13 +142,14 @@ class FaultyDisk:
 
     def flip(self, path: str, offset: int, bit: int) -> None:
         """Damages one bit, durably."""
-        self._file(path).data[offset] ^= 1 << bit
-        self._file(path).sync()
+        file = self._file(path)
+        file.data[offset] ^= 1 << bit
+        file.durable, file.unsynced = bytearray(file.data), []
 
     def replace(self, path: str, data: bytes) -> None:
         """Makes `data` the durable contents."""
-        self._file(path).data = bytearray(data)
-        self._file(path).sync()
+        file = self._file(path)
+        file.data, file.durable, file.unsynced = bytearray(data), bytearray(data), []
 
     def count(self) -> bool:
         """One more change of the disk; True when it is the one that the power cut halves."""

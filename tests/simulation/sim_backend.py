@@ -1,8 +1,8 @@
 """The backend without LMDB and without a thread: commits come late, syncs later, a crash takes what
 was neither.
 
-    open batch ─(100 ms or forced)─► committed: survives a kill ─(forced or idle)─► durable: survives
-                                                                                    a power cut
+    open batch ─(100 ms, or forced)─► committed ─(forced, or idle)─► durable
+                                      survives a kill                survives a power cut
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class SimBackend(MemoryBackend):
         if self._dead or self._rebuilding == "install":
             return
         platter, due = self._platter, self._due
-        rows: Rows = {
-            (table, key): self._tables[table].get(key) for table, key in self._undo
-        }
+        rows: Rows = {(table, key): self._tables[table].get(key) for table, key in self._undo}
         self._hit("backend.before_commit")
         platter.commit(rows, self._applied)
         self._undo.clear()
@@ -192,9 +190,7 @@ class SimBackend(MemoryBackend):
             return
         self._dead = True
         if not self._in_entry:
-            rows: Rows = {
-                (table, key): self._tables[table].get(key) for table, key in self._undo
-            }
+            rows: Rows = {(table, key): self._tables[table].get(key) for table, key in self._undo}
             self._platter.commit(rows, self._applied)
             self._platter.sync()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from node.bootstrap import Identity
 from node.config import NodeConfig, load
 from node.member import Member
 from node.seams import Seams
+from raft.wal import Wal
 from tests.faulty_disk import FaultyDisk
 from tests.simulation.sim_backend import Platter, SimBackend, SimStateCopy, faults_in
 from tests.simulation.sim_loop import Life, SimLoop
@@ -18,6 +20,9 @@ from tests.simulation.sim_network import Network, SimTransport
 from tests.simulation.sim_wal import SimWal
 
 TOKEN = "simulated"
+SEGMENT_BYTES = 16 << 10
+RESERVE_BYTES = 4 << 10
+"""Of the log: small, so that segments are cut and released in every run."""
 
 
 class NoFace:
@@ -123,6 +128,7 @@ class SimMember:
         return Seams(
             hit=self._hit,
             disk=disk,
+            wal=cluster.wal_files,
             jitter=random.randrange,
             wall_seconds=lambda: 1.7e9 + loop.time(),
             backend=backend,
@@ -163,6 +169,10 @@ class SimCluster:
         self.loop = loop
         self.random = random
         self.network = Network(random)
+        sizes = {"segment_bytes": SEGMENT_BYTES, "reserve_bytes": RESERVE_BYTES}
+        self.wal_files = SimpleNamespace(
+            create=partial(Wal.create, **sizes), open=partial(Wal.open, **sizes)
+        )
         self.sync_seconds: Callable[[], float] = lambda: 0.002
         self.commit_seconds: Callable[[], float] = lambda: 0.005
         self.ended: list[tuple[str, BaseException | None]] = []

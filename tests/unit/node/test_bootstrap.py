@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from mvcc.lmdb_backend import LmdbBackend
-from node.bootstrap import faults_in_file, open_data
+from node.bootstrap import Opener, faults_in_file, open_data
 from node.config import load
 from raft.disk import OsDisk
+from raft.wal import Wal
 
 
 class WatchedDisk(OsDisk):
@@ -32,9 +33,8 @@ async def test_every_new_name_on_the_way_to_the_data_is_durable(tmp_path: Path) 
     data, wal = tmp_path / "new" / "data", tmp_path / "logs" / "a" / "wal"
     config = load(["--name=a", f"--data-dir={data}", f"--wal-dir={wal}"], {})
     disk = WatchedDisk()
-    opened = await open_data(
-        config, disk, open_backend=open_backend, faults=faults_in_file, joining=None
-    )
+    opener = Opener(disk, open_backend, Wal, faults_in_file)
+    opened = await open_data(config, opener, joining=None)
     opened.wal.close()
     opened.backend.close()
     named = [tmp_path, data.parent, data, data / "member", wal.parent.parent, wal.parent]
