@@ -42,6 +42,23 @@ PATHS = [
     "/maintenance/hash",
     "/maintenance/hashkv",
     "/maintenance/transfer-leadership",
+    "/auth/enable",
+    "/auth/disable",
+    "/auth/status",
+    "/auth/authenticate",
+    "/auth/user/add",
+    "/auth/user/get",
+    "/auth/user/list",
+    "/auth/user/delete",
+    "/auth/user/changepw",
+    "/auth/user/grant",
+    "/auth/user/revoke",
+    "/auth/role/add",
+    "/auth/role/get",
+    "/auth/role/list",
+    "/auth/role/delete",
+    "/auth/role/grant",
+    "/auth/role/revoke",
     "/lock/lock",
     "/lock/unlock",
     "/election/campaign",
@@ -51,6 +68,7 @@ PATHS = [
 ]
 
 STREAMS = ["/maintenance/snapshot", "/election/observe"]
+DUPLEXES = ["/watch", "/lease/keepalive"]
 
 
 def routes_of(server: FakeServer) -> Routes:
@@ -67,7 +85,12 @@ def ask(serve: Any, request: Any) -> Any:
 
 def test_the_surface() -> None:
     routes = routes_of(FakeServer())
-    for table, paths in ((routes.unary, PATHS), (routes.streams, STREAMS)):
+    tables = (
+        (routes.unary, PATHS),
+        (routes.streams, STREAMS),
+        (routes.duplexes, DUPLEXES),
+    )
+    for table, paths in tables:
         assert set(table) == {f"/{v}{p}".encode() for v in ("v3", "v3beta") for p in paths}
     names = [method.name for method in routes.methods()]
     assert len(names) == len(set(names))
