@@ -229,7 +229,10 @@ async def _reopen(config: NodeConfig, opener: Opener, directories: Directories) 
                 f"--force-new-cluster: {config.data_dir} belongs to member {identity.member_id:x},"
                 " which is no member of its cluster any more"
             )
-        state = await go_on_alone(wal, state, backend, members, identity.member_id)
+        state = go_on_alone(wal, state, backend, members, identity.member_id)
+        # Closing writes and syncs.
+        backend.close()
+        backend = opener.backend(directories.backend)
     return Opened(identity, wal, state, backend, snapshotter)
 
 

@@ -145,6 +145,14 @@ class Members:
             )
         )
 
+    def keep_only(self, number: int) -> None:
+        """The majority is lost: `number` goes on as the only voter. All others count as removed."""
+        for member in self.list():
+            if number != member.ID:
+                self._remove(member.ID)
+        self._write(msgspec.structs.replace(self._members[number], isLearner=False))
+        self.put_conf_state(ConfState(voters=(number,)))
+
     def get(self, number: int) -> Member | None:
         return self._members.get(number)
 
@@ -192,10 +200,7 @@ class Members:
             return MembersResponse(self.list(), member)
         present = self._members[member.ID]
         if change.kind == ChangeKind.REMOVE:
-            del self._members[member.ID]
-            self._removed.add(member.ID)
-            self._backend.delete(MEMBERS, id_key(member.ID))
-            self._backend.put(MEMBERS_REMOVED, id_key(member.ID), b"")
+            self._remove(member.ID)
         else:
             self._write(msgspec.structs.replace(present, isLearner=False))
         return MembersResponse(self.list())
@@ -242,6 +247,12 @@ class Members:
         for member in self._members.values():
             if number != member.ID and not set(urls).isdisjoint(member.peerURLs):
                 raise PeerUrlExists
+
+    def _remove(self, number: int) -> None:
+        del self._members[number]
+        self._removed.add(number)
+        self._backend.delete(MEMBERS, id_key(number))
+        self._backend.put(MEMBERS_REMOVED, id_key(number), b"")
 
     def _write(self, member: Member) -> None:
         self._members[member.ID] = member
