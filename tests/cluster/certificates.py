@@ -29,11 +29,13 @@ class Authority:
         signed = builder.add_extension(constraints, critical=True).sign(self._key, hashes.SHA256())
         self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
+    def issue(
+        self, name: str, *, host: str = "localhost", expired: bool = False
+    ) -> tuple[Path, Path]:
         """(certificate, key) for servers and clients on loopback."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK), x509.DNSName("localhost")])
-        builder = _builder(_named(name), self._name, key.public_key())
+        names = x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK), x509.DNSName(host)])
+        builder = _builder(_named(name), self._name, key.public_key(), expired=expired)
         signed = builder.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         certificate, private = self.directory / f"{name}.pem", self.directory / f"{name}-key.pem"
         certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
@@ -46,15 +48,33 @@ class Authority:
         )
         return certificate, private
 
+    def revoke(self, *certificates: Path) -> Path:
+        """The list of what is revoked: these, and nothing else."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - LIFETIME).next_update(now + LIFETIME)
+        for path in certificates:
+            number = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        path = self.directory / "revocations.pem"
+        signed = builder.sign(self._key, hashes.SHA256())
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return path
+
 
 def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    expired: bool = False,
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.UTC) - (1.5 * LIFETIME if expired else 0 * LIFETIME)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
