@@ -13,7 +13,7 @@ import platform
 import resource
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -30,7 +30,7 @@ from node.version import API_VERSION, CLUSTER_VERSION
 if TYPE_CHECKING:
     from node.api.door import Lobby
     from node.api.health import Health
-    from node.api.routes import Stream, Unary
+    from node.api.methods import Duplex, Stream, Unary
     from node.server import Server
 
 
@@ -108,10 +108,15 @@ class Metrics(Collector):
             "Hash of the history up to a revision.",
             doubling(0.01, 15),
         )
+        self.lease_ttl = Histogram(
+            "etcd_debugging_lease_ttl_total",
+            "Seconds that leases are granted for.",
+            doubling(1, 24),
+        )
         self.round_trips: dict[int, Histogram] = {}
         self.wal_written: Callable[[], int] = lambda: 0
         self._server: Server | None = None
-        self._methods: Sequence[Unary | Stream] = ()
+        self._methods: Sequence[Unary | Stream | Duplex] = ()
         self._lobby: Lobby | None = None
         self._health: Health | None = None
         self._registry = CollectorRegistry(auto_describe=False)
@@ -133,7 +138,9 @@ class Metrics(Collector):
         self._server = server
         server.compactor.observe_whole = self.compaction_whole.observe
 
-    def watch_api(self, methods: Sequence[Unary | Stream], lobby: Lobby, health: Health) -> None:
+    def watch_api(
+        self, methods: Sequence[Unary | Stream | Duplex], lobby: Lobby, health: Health
+    ) -> None:
         self._methods = methods
         self._lobby = lobby
         self._health = health
@@ -211,6 +218,13 @@ def _server_families(server: Server) -> Iterator[Metric]:
         "Ticks that came too late: heartbeats did, too.",
         server.driver.counters.late_ticks,
     )
+    membership = server.membership
+    yield _gauge(
+        name + "learner_promote_successes",
+        "Learners that this member, as leader, made voters.",
+        membership.promoted_total,
+    )
+    yield _promotions_refused(membership.promotions_refused)
     yield _gauge(name + "quota_backend_bytes", "The quota in force.", server.quota.limit)
     yield _label(name + "version", "API version.", "server_version", API_VERSION)
     yield _label(name + "id", "This member.", "server_id", f"{server.member_id:x}")
@@ -219,6 +233,17 @@ def _server_families(server: Server) -> Iterator[Metric]:
     yield _label(
         "etcd_cluster_version", "Version of the cluster.", "cluster_version", CLUSTER_VERSION[:3]
     )
+
+
+def _promotions_refused(refused: Mapping[type[Exception], int]) -> Metric:
+    from node.api.errors import refusal
+
+    family = GaugeMetricFamily(
+        "etcd_server_learner_promote_failures", "Promotions refused.", labels=["Reason"]
+    )
+    for cls, count in refused.items():
+        family.add_metric([refusal(cls()).text], count)
+    return family
 
 
 def _store_families(server: Server) -> Iterator[Metric]:
@@ -240,9 +265,12 @@ def _store_families(server: Server) -> Iterator[Metric]:
     yield _gauge(name + "keys_total", "Live keys.", store.keys)
     yield _gauge(name + "current_revision", "Newest revision.", store.current_rev)
     yield _gauge(name + "compact_revision", "Oldest readable one; -1: all are.", store.compact_rev)
-    yield _gauge(name + "watcher_total", "Watchers.", 0)
-    yield _gauge(name + "watch_stream_total", "Watch streams.", 0)
-    yield _gauge(name + "slow_watcher_total", "Watchers that lag behind.", 0)
+    watches = server.watches.store.status()
+    yield _gauge(name + "watcher_total", "Watchers.", watches.watchers)
+    yield _gauge(name + "watch_stream_total", "Watch streams.", watches.streams)
+    yield _gauge(name + "slow_watcher_total", "Watchers that lag behind.", watches.slow_watchers)
+    yield _counter(name + "events_total", "Events given to watchers.", watches.events_total)
+    yield _gauge(name + "pending_events_total", "Not yet sent to them.", watches.pending_events)
 
 
 def _operation_families(server: Server) -> Iterator[Metric]:
@@ -265,8 +293,16 @@ def _operation_families(server: Server) -> Iterator[Metric]:
         "Rows deleted by compactions.",
         server.compactor.rows_deleted,
     )
+    yield _gauge(
+        name + "auth_revision", "Changes of users and roles.", server.auth.revision
+    )
     yield _counter(name + "lease_granted_total", "Leases granted.", lessor.granted_total)
     yield _counter(name + "lease_revoked_total", "Leases revoked.", lessor.revoked_total)
+    leases = server.leases
+    yield _counter(name + "lease_renewed_total", "Renewals by this leader.", leases.renewed_total)
+    yield _counter(
+        name + "server_lease_expired_total", "Expired and revoked by it.", leases.expired_total
+    )
     yield _gauge("os_fd_used", "Open files.", len(os.listdir("/proc/self/fd")))
     yield _gauge("os_fd_limit", "Most of them.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield _gauge(
@@ -320,11 +356,12 @@ def _round_trip_families(round_trips: dict[int, Histogram]) -> Iterator[Metric]:
 
 
 def _api_families(
-    methods: Sequence[Unary | Stream], lobby: Lobby, health: Health
+    methods: Sequence[Unary | Stream | Duplex], lobby: Lobby, health: Health
 ) -> Iterator[Metric]:
     from node.api.errors import CODE_NAMES
-    from node.api.routes import Unary
+    from node.api.methods import Duplex, Stream, Unary
 
+    kinds = {Unary: "unary", Stream: "server_stream", Duplex: "bidi_stream"}
     name = "etcd_network_client_grpc_"
     yield _counter(
         name + "received_bytes_total", "Bodies of clients' requests.", lobby.received_bytes
@@ -339,8 +376,7 @@ def _api_families(
     )
     for method in methods:
         service, call = method.name.split("/")
-        kind = "unary" if isinstance(method, Unary) else "server_stream"
-        values: list[Any] = [kind, "etcdserverpb." + service, call]
+        values: list[Any] = [kinds[type(method)], "etcdserverpb." + service, call]
         started.add_metric(values, method.started)
         for code, count in method.handled.items():
             handled.add_metric([*values, CODE_NAMES[code]], count)

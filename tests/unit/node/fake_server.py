@@ -12,6 +12,7 @@ from typing import Any
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import KeyValue
 from mvcc.store import Counts
+from mvcc.watchable_store import WatchStatus
 from node.apply.checks import in_range
 from node.apply.errors import LeaseExists, LeaseNotFound, NoSpace
 from node.apply.requests import (
@@ -37,6 +38,7 @@ from node.apply.responses import (
     RangeResponse,
     TxnResponse,
 )
+from node.leases import TimeLeft
 from raft.peer_stream import PeerCounters
 
 
@@ -69,16 +71,47 @@ class FakeLessor:
         self.granted: dict[int, int] = {}
         self.granted_total = self.revoked_total = 0
 
-    def time_to_live(self, number: int, *, keys: bool = False) -> Any:
-        if number not in self.granted:
-            raise LeaseNotFound
-        ttl = self.granted[number]
-        return SimpleNamespace(
-            ID=number, TTL=ttl - 1, granted_ttl=ttl, keys=(b"a", b"b") if keys else ()
-        )
-
     def leases(self) -> list[int]:
         return sorted(self.granted)
+
+    def exists(self, number: int) -> bool:
+        return number in self.granted
+
+    def keys_of(self, number: int) -> list[bytes]:
+        return [b"a", b"b"]
+
+
+class FakeLeases:
+    """A leader's clock, one second after each grant; `away`: another member's clock counts."""
+
+    def __init__(self, lessor: FakeLessor) -> None:
+        self._lessor = lessor
+        self.away = False
+        self.renewed_total = self.expired_total = 0
+        self.asked: list[list[int]] = []
+        self.answer: asyncio.Future[list[int]] | None = None
+
+    def time_left_now(self, number: int) -> TimeLeft | None:
+        return None if self.away else self._left(number)
+
+    async def time_left(self, number: int) -> TimeLeft:
+        return self._left(number)
+
+    def _left(self, number: int) -> TimeLeft:
+        granted = self._lessor.granted.get(number)
+        return TimeLeft(-1) if granted is None else TimeLeft(granted - 1, granted)
+
+    def soonest_first(self) -> list[int]:
+        return self._lessor.leases()
+
+    def renew_now(self, number: int) -> int | None:
+        return None if self.away else self._lessor.granted.get(number, 0)
+
+    async def renew(self, numbers: list[int]) -> list[int]:
+        self.asked.append(list(numbers))
+        if self.answer is not None:
+            return await self.answer
+        return [self._lessor.granted.get(number, 0) for number in numbers]
 
 
 class FakeAlarms:
@@ -104,6 +137,7 @@ class FakeServer:
         self.cluster_id, self.member_id, self.raft_term, self.leader = 17, 2**63 + 5, 3, 2**63 + 5
         self.is_leader, self.is_learner = True, False
         self.store, self.lessor, self.alarms = FakeStore(), FakeLessor(), FakeAlarms()
+        self.leases = FakeLeases(self.lessor)
         self.members = SimpleNamespace(
             list=lambda: [
                 Member(7, peerURLs=["http://b:1"], isLearner=True),
@@ -130,8 +164,10 @@ class FakeServer:
         self.proposals_failed = self.slow_applies = 0
         self.maintenance: Any = SimpleNamespace()
         self.claims: Any = SimpleNamespace()
-        self.auth: Any = SimpleNamespace(enabled=False)
-        self.membership: Any = SimpleNamespace()
+        none = WatchStatus(0, 0, 0, 0, 0)
+        self.watches: Any = SimpleNamespace(store=SimpleNamespace(status=lambda: none))
+        self.auth: Any = SimpleNamespace(enabled=False, revision=1)
+        self.membership: Any = SimpleNamespace(promoted_total=0, promotions_refused={})
         self.held: list[tuple[Any, Any, Any]] = []
         self.asked: list[Any] = []
 
