@@ -1,4 +1,4 @@
-"""Lessor: both sides of an attachment, rows, restore."""
+"""Lessor: both sides of an attachment, rows, restore; what leaders write of their clocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import pytest
 from mvcc.memory_backend import MemoryBackend
 from mvcc.txn import LeaseChange
 from node.apply import errors
-from node.apply.lessor import TTL_MAX, LeaseStatus, Lessor
+from node.apply.lessor import TTL_MAX, Lease, LeaseStatus, Lessor
+from node.apply.requests import (
+    AlarmAction,
+    AlarmRequest,
+    AlarmType,
+    LeaseCheckpoint,
+    LeaseCheckpointRequest,
+    LeaseExpireRequest,
+    LeaseGrantRequest,
+    Request,
+)
+from node.apply.responses import LeaseCheckpointResponse, LeaseRevokeResponse
+from tests.unit.node.apply_fixture import Machine, refused
 
 INT64_MAX = 2**63 - 1
 
@@ -89,3 +101,64 @@ def test_restore_forgets_what_was_in_memory(lessor: Lessor) -> None:
     lessor.follow([LeaseChange(b"a", 0, 7)])
     lessor.restore([])
     assert lessor.keys_of(7) == []
+
+
+def test_who_counts_the_time_hears_of_every_lease(lessor: Lessor) -> None:
+    granted: list[Lease] = []
+    revoked: list[int] = []
+    lessor.on_grant, lessor.on_revoke = granted.append, revoked.append
+    lease = lessor.grant(7, 10)
+    lessor.revoke(7)
+    assert (granted, revoked) == ([lease], [7])
+
+
+# -- what leaders write of their clocks; the machine's term is 1
+
+
+@pytest.fixture
+def machine() -> Machine:
+    machine = Machine()
+    machine.apply(LeaseGrantRequest(3600, 7))
+    machine.put(b"b", lease=7)
+    machine.put(b"a", lease=7)
+    return machine
+
+
+def test_an_expired_lease_goes_like_a_revoked_one(machine: Machine) -> None:
+    assert machine.apply(LeaseExpireRequest(7, 1)) == LeaseRevokeResponse(4)
+    events = machine.store.events(4, 5, 0)
+    assert [event.kv.key for event in events] == [b"a", b"b"], "one revision, ascending keys"
+    assert refused(machine.apply(LeaseExpireRequest(7, 1))) is errors.LeaseNotFound
+    machine.check()
+
+
+@pytest.mark.parametrize("term", [0, 2])
+def test_what_was_said_in_another_term_is_void(machine: Machine, term: int) -> None:
+    said: list[Request] = [
+        LeaseExpireRequest(7, term),
+        LeaseCheckpointRequest([LeaseCheckpoint(7, 5)], term),
+    ]
+    for request in said:
+        for decoded in (True, False):
+            assert refused(machine.apply(request, decoded=decoded)) is errors.NotLeader
+    assert machine.lessor.time_to_live(7) == LeaseStatus(7, 3600, 3600)
+    assert machine.keys() == [b"a", b"b"]
+
+
+def test_a_checkpoint_outlives_a_restart_and_a_renewal_takes_it_back(machine: Machine) -> None:
+    rest = [LeaseCheckpoint(7, 40), LeaseCheckpoint(8, 1)]
+    assert machine.apply(LeaseCheckpointRequest(rest, 1)) == LeaseCheckpointResponse(3)
+    machine.backend.force_commit()
+    again = Machine(machine.backend.crash())
+    assert again.lessor.time_to_live(7) == LeaseStatus(7, 40, 3600)
+    assert not again.lessor.exists(8), "one that is gone is passed over"
+    again.apply(LeaseCheckpointRequest([LeaseCheckpoint(7)], 1))
+    assert again.lessor.time_to_live(7).TTL == 3600
+    again.apply(LeaseCheckpointRequest([LeaseCheckpoint(7, 4000)], 1))
+    assert again.lessor.time_to_live(7).TTL == 3600, "never more than was granted"
+
+
+def test_no_lease_ends_while_the_store_may_be_corrupt(machine: Machine) -> None:
+    machine.apply(AlarmRequest(AlarmAction.ACTIVATE, 1, AlarmType.CORRUPT))
+    assert refused(machine.apply(LeaseExpireRequest(7, 1))) is errors.Corrupt
+    assert machine.keys() == [b"a", b"b"]
