@@ -450,7 +450,6 @@ class HttpFace:
     async def _websocket(
         self, request: web.BaseRequest, method: Stream | Duplex
     ) -> web.StreamResponse:
-        limit = self.lobby.message_bytes_max
         try:
             frames = await opened(request, self.lobby.body_bytes_max)
         except web.HTTPBadRequest as refused:
@@ -461,10 +460,9 @@ class HttpFace:
         method.started += 1
         with self._ended_by_stop():
             if isinstance(method, Stream):
-                sent = await serve_stream(frames, method, credentials, self._gate)
+                await serve_stream(frames, method, credentials, self.lobby)
             else:
-                sent = await serve_duplex(frames, method, credentials, limit)
-        self.lobby.sent_bytes += sent
+                await serve_duplex(frames, method, credentials, self.lobby)
         return frames
 
     @contextlib.contextmanager

@@ -7,17 +7,21 @@ browsers are, shows its token as the subprotocol after `Bearer`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from node.api.carriers import Outbox
 from node.api.errors import CANCELED, OK, Refusal
 from node.api.methods import Credentials, Duplex, Stream
 
 if TYPE_CHECKING:
-    from node.api.gate import Gate
+    from node.api.door import Lobby
+
+# Which subprotocols a client offers is its own affair.
+logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 _BEARER = "Bearer"
 _CLOSE_SECONDS = 2.0
@@ -52,60 +56,53 @@ async def opened(request: web.BaseRequest, message_bytes_max: int) -> web.WebSoc
 
 
 async def serve_duplex(
-    socket: web.WebSocketResponse, method: Duplex, credentials: Credentials, message_bytes_max: int
-) -> int:
-    """Until either side ends it; the bytes sent."""
-    outbox = Outbox(method, credentials, message_bytes_max)
-    sent = 0
+    socket: web.WebSocketResponse, method: Duplex, credentials: Credentials, lobby: Lobby
+) -> None:
+    """Until either side ends it."""
+    outbox = Outbox(method, credentials, lobby.message_bytes_max)
 
     async def listen() -> None:
         async for frame in socket:
-            if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                data = frame.data.encode() if frame.type == WSMsgType.TEXT else frame.data
-                await outbox.hear(data)
+            body = _body(frame)
+            lobby.received_bytes += len(body)
+            await outbox.hear(body)
         outbox.leave()
         outbox.close()
 
     async def speak() -> None:
-        nonlocal sent
         async for messages in outbox:
             for message in messages:
-                sent += len(message)
-                await _say(socket, message)
+                await _say(socket, message, lobby)
         told = outbox.told or outbox.refusal
         if told is not None:
-            await _say(socket, told.chunk())
+            await _say(socket, told.chunk(), lobby)
 
     try:
         await _until_one_ends(listen(), speak())
     finally:
         outbox.close()
     await socket.close()
-    return sent
 
 
 async def serve_stream(
-    socket: web.WebSocketResponse, method: Stream, credentials: Credentials, gate: Gate
-) -> int:
-    """A server stream: the first frame is the request; the bytes sent."""
-    sent = 0
+    socket: web.WebSocketResponse, method: Stream, credentials: Credentials, lobby: Lobby
+) -> None:
+    """A server stream: the first frame is the request."""
     told: Refusal | None = Refusal(CANCELED, "")
 
     async def speak(body: bytes) -> None:
-        nonlocal sent, told
+        nonlocal told
         try:
             request = method.decode(body)
-            asker = gate.admit(method.access, credentials)
+            asker = lobby.gate.admit(method.access, credentials)
             async for message in method.serve(request, asker):
-                chunk = method.encode(message)
-                sent += len(chunk)
-                await _say(socket, chunk)
+                await _say(socket, method.encode(message), lobby)
             told = None
         except ConnectionResetError:
             raise
         except Exception as error:
             told = method.refusal(error)
-            await _say(socket, told.chunk())
+            await _say(socket, told.chunk(), lobby)
 
     async def listen() -> None:
         async for _ in socket:
@@ -114,16 +111,19 @@ async def serve_stream(
     try:
         frame = await socket.receive()
         if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            data = frame.data.encode() if frame.type == WSMsgType.TEXT else frame.data
-            await _until_one_ends(speak(data), listen())
+            await _until_one_ends(speak(_body(frame)), listen())
     finally:
         code = told.code if told is not None else OK
         method.handled[code] = method.handled.get(code, 0) + 1
     await socket.close()
-    return sent
 
 
-async def _say(socket: web.WebSocketResponse, message: bytes) -> None:
+def _body(frame: WSMessage) -> bytes:
+    return frame.data.encode() if frame.type == WSMsgType.TEXT else bytes(frame.data)
+
+
+async def _say(socket: web.WebSocketResponse, message: bytes, lobby: Lobby) -> None:
+    lobby.sent_bytes += len(message)
     await socket.send_str(message.decode().removesuffix("\n"))
 
 
