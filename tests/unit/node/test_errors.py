@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from mvcc import errors as mvcc_errors
 from mvcc.errors import Compacted, FutureRevision
 from node.api import errors
 from node.api.errors import refusal
@@ -58,6 +59,66 @@ ETCD = [
     (apply_errors.TooManyRequests(), 2, 500, "etcdserver: too many requests"),
     (apply_errors.Stopped(), 14, 503, "etcdserver: server stopped"),
     (apply_errors.RequestTimedOut(), 14, 503, "etcdserver: request timed out"),
+    (apply_errors.MemberExists(), 9, 400, "etcdserver: member ID already exist"),
+    (apply_errors.UserEmpty(), 3, 400, "etcdserver: user name is empty"),
+    (apply_errors.UserExists(), 9, 400, "etcdserver: user name already exists"),
+    (apply_errors.UserNotFound(), 9, 400, "etcdserver: user name not found"),
+    (apply_errors.RoleEmpty(), 3, 400, "etcdserver: role name is empty"),
+    (apply_errors.RoleExists(), 9, 400, "etcdserver: role name already exists"),
+    (apply_errors.RoleNotFound(), 9, 400, "etcdserver: role name not found"),
+    (apply_errors.RootUserMissing(), 9, 400, "etcdserver: root user does not exist"),
+    (apply_errors.RootRoleMissing(), 9, 400, "etcdserver: root user does not have root role"),
+    (
+        apply_errors.AuthFailed(),
+        3,
+        400,
+        "etcdserver: authentication failed, invalid user ID or password",
+    ),
+    (
+        apply_errors.NoPasswordUser(),
+        2,
+        500,
+        "auth: authentication failed, password was given for no password user",
+    ),
+    (apply_errors.PermissionMissing(), 3, 400, "etcdserver: permission not given"),
+    (apply_errors.PermissionDenied(), 7, 403, "etcdserver: permission denied"),
+    (apply_errors.RoleNotGranted(), 9, 400, "etcdserver: role is not granted to the user"),
+    (
+        apply_errors.PermissionNotGranted(),
+        9,
+        400,
+        "etcdserver: permission is not granted to the role",
+    ),
+    (apply_errors.AuthNotEnabled(), 9, 400, "etcdserver: authentication is not enabled"),
+    (apply_errors.InvalidAuthToken(), 16, 401, "etcdserver: invalid auth token"),
+    (apply_errors.InvalidAuthManagement(), 3, 400, "etcdserver: invalid auth management"),
+    (apply_errors.AuthOldRevision(), 3, 400, "etcdserver: revision of auth store is old"),
+    (
+        apply_errors.TransferTimedOut(),
+        2,
+        500,
+        "etcdserver: request timed out, leader transfer took too long",
+    ),
+    (apply_errors.VerifyOnly(), 2, 500, "auth: token signing attempted with verify-only key"),
+    (
+        apply_errors.DowngradeVersionFormat(),
+        3,
+        400,
+        "etcdserver: wrong downgrade target version format",
+    ),
+    (
+        apply_errors.DowngradeVersionInvalid(),
+        3,
+        400,
+        "etcdserver: invalid downgrade target version",
+    ),
+    (
+        apply_errors.DowngradeUnderWay(),
+        9,
+        400,
+        "etcdserver: cluster has a downgrade job in progress",
+    ),
+    (apply_errors.NoDowngrade(), 9, 400, "etcdserver: no inflight downgrade job"),
     (Compacted(1, 2), 11, 400, "etcdserver: mvcc: required revision has been compacted"),
     (FutureRevision(3, 2), 11, 400, "etcdserver: mvcc: required revision is a future revision"),
     (
@@ -91,6 +152,24 @@ def test_every_error_of_apply_has_an_answer(caplog: pytest.LogCaptureFixture) ->
             assert told.status in errors.REASONS
             assert told.code in errors.CODE_NAMES
     assert not caplog.records
+
+
+def test_only_these_have_no_line_of_their_own() -> None:
+    """Roots and families; two whose text is their own; and what must never reach a client."""
+    known = [*vars(apply_errors).values(), *vars(mvcc_errors).values()]
+    without = {
+        cls.__name__
+        for cls in known
+        if inspect.isclass(cls)
+        and issubclass(cls, apply_errors.ApplyError | mvcc_errors.MvccError)
+        and not isinstance(errors._TABLE.get(cls), errors.Refusal)
+    }
+    roots = {"ApplyError", "RequestError", "NotNow", "OutcomeUnknown", "MvccError"}
+    never = {"CorruptionError", "BackendFailed", "SnapshotExpired"}
+    assert without == roots | never | {"InvalidArgument", "ClaimFailed"}
+    etcd = {type(row[0]) for row in ETCD}
+    lines = {cls for cls, line in errors._TABLE.items() if isinstance(line, errors.Refusal)}
+    assert lines - etcd == set(), "each line stands in the table above, too"
 
 
 def test_an_error_that_brings_its_text() -> None:
