@@ -93,10 +93,12 @@ class KeyIndex(msgspec.Struct, gc=False):
         """The state that the change (main, sub) replaced; None: none did exist, or is left."""
         if (main, sub) == (self.main, self.sub):
             return self._live(self._past_len() - 1)
-        for i in range(self._past_len() - 1, 0, -1):
+        for i in range(self._count_until(main) - 1, 0, -1):
             past_main, mark = self._past_at(i)
             if (past_main, mark >> 1) == (main, sub):
                 return self._live(i - 1)
+            if past_main < main:
+                break
         return None
 
     def compact(self, revision: int) -> list[bytes]:

@@ -18,13 +18,14 @@ One writer thread, not a child process: see tests/bench/bench_backend.py for the
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import lmdb
 
-from mvcc.backend import BackendSize
+from mvcc.backend import KEY, BackendSize
 from mvcc.errors import BackendFailed
 from mvcc.generations import Generation, Generations
 from mvcc.lmdb_view import Copy, Reader, Readers, View, read_rows
@@ -157,6 +158,8 @@ class LmdbBackend:
     def put(self, table: str, key: bytes, value: bytes) -> None:
         batch = self._open
         batch.tables[table][key] = value
+        if table == KEY:
+            batch.revisions.append(key)
         batch.ops += 1
         batch.size += len(key) + len(value)
 
@@ -261,7 +264,9 @@ class LmdbBackend:
         return [found.get(key) for key in keys]
 
     def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """As the protocol says; looks at every overlay key of the table."""
+        """As the protocol says; looks at every overlay key of a table other than KEY."""
+        if table == KEY:
+            return self._range_revisions(start, end, limit)
         overlay: dict[bytes, bytes | None] = {}
         for batch in (*self._closed, self._open):
             rows = batch.tables[table]
@@ -278,6 +283,35 @@ class LmdbBackend:
         found = [(key, merged[key]) for key in sorted(merged)]
         present = [(key, value) for key, value in found if value is not None]
         return present[:limit] if limit else present
+
+    def _range_revisions(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Rows of KEY, for what it costs to read them: each is above all that came before it, so
+        those of a batch are bisected, and those of the overlay follow the stored ones.
+        """
+        batches = (*self._closed, self._open)
+        overlay = [batch.tables[KEY] for batch in batches]
+        found: list[tuple[bytes, bytes]] = []
+        try:
+            with self._txn.cursor(self._generation.tables[KEY]) as cursor:
+                stored = True
+                while stored and not (limit and len(found) == limit):
+                    rows = read_rows(cursor, start, end, limit and limit - len(found))
+                    found += [row for row in rows if not _deleted(overlay, row[0])]
+                    stored = bool(limit and rows)
+                    if rows:
+                        # A commit that is not reported yet is in both: the overlay begins after it.
+                        start = rows[-1][0] + b"\x00"
+        except lmdb.Error as error:
+            raise BackendFailed(self._generation.directory, error) from error
+        for i, batch in enumerate(batches):
+            keys = batch.revisions
+            for n in range(bisect_left(keys, start), bisect_left(keys, end)):
+                if limit and len(found) == limit:
+                    return found
+                row = overlay[i][keys[n]]
+                if row is not None and not _deleted(overlay[i + 1 :], keys[n]):
+                    found.append((keys[n], row))
+        return found
 
     def applied(self) -> tuple[int, int]:
         return self._applied
@@ -480,3 +514,7 @@ class LmdbBackend:
             self._on_fatal(error)
         for rebuild in self._rebuilds:
             rebuild.done(error)
+
+
+def _deleted(overlay: list[dict[bytes, bytes | None]], key: bytes) -> bool:
+    return any(rows.get(key, _MISSING) is None for rows in overlay)

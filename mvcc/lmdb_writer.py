@@ -47,13 +47,15 @@ class Batch:
 
     `tables` is at once what the writer writes and what the loop reads meanwhile: row or None for
     deleted. Rows of KEY are never overwritten and come in ascending order, so the dict's own order
-    is the order of the file. Nobody changes a batch that was handed to the writer.
+    is the order of the file. `revisions` are the keys put to KEY, for bisection. Nobody changes a
+    batch that was handed to the writer.
     """
 
-    __slots__ = ("changed", "done", "index", "ops", "size", "sync", "tables", "term")
+    __slots__ = ("changed", "done", "index", "ops", "revisions", "size", "sync", "tables", "term")
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[bytes, bytes | None]] = {name: {} for name in TABLES}
+        self.revisions: list[bytes] = []
         self.ops = 0
         self.size = 0
         self.index = 0
