@@ -17,7 +17,15 @@ from cryptography.x509.oid import NameOID
 
 from raft.tls_port import Certificate
 
-from .transport_fixture import Member, Source, eventually, message, snapshot_message
+from .transport_fixture import (
+    Member,
+    Source,
+    ends,
+    eventually,
+    message,
+    open_raw,
+    snapshot_message,
+)
 
 try:
     import uvloop
@@ -185,3 +193,89 @@ def test_https_needs_certificates(
 ) -> None:
     run(without_certificates)
     assert "wants TLS, which this member has no certificates for" in caplog.text
+
+
+async def refused_by_name(ours: dict[str, Trust], theirs: dict[str, Trust]) -> None:
+    one = Member(1, {1, 2}, scheme="https", **ours)
+    two = Member(2, {1, 2}, scheme="https", **theirs)
+    for member in (one, two):
+        await member.transport.start(member.recorder)
+    one.dial(two)
+    await eventually(lambda: one.transport.counters[2].connect_failures)
+    assert one.transport.active_since(2) is None
+    assert two.transport._connections == set()
+    for member in (one, two):
+        await member.transport.stop()
+        assert member.recorder.errors == []
+
+
+def test_certificates_with_a_name_that_no_member_has(
+    run: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sides = Authority(tmp_path / "ours").contexts()
+    for side in ("server_tls", "client_tls"):
+        choosy = Trust(sides[side].context(), f"not by the {side}")
+        run(refused_by_name, sides | {side: choosy}, sides | {side: choosy})
+        assert f"not by the {side}" in caplog.text
+        assert choosy.met and choosy.met[0]["subject"] == ((("commonName", "member"),),)
+
+
+async def plain_dialler(tls: dict[str, Trust]) -> None:
+    one = Member(1, {1, 2})
+    two = Member(2, {1, 2}, scheme="https", **tls)
+    for member in (one, two):
+        await member.transport.start(member.recorder)
+    one.transport.add_peer(2, [two.url.replace("https:", "http:")])
+    await eventually(lambda: one.transport.counters[2].connect_failures)
+    for member in (one, two):
+        await member.transport.stop()
+        assert member.recorder.errors == []
+
+
+def test_plain_dialler_is_told_what_is_wrong(
+    run: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(plain_dialler, Authority(tmp_path / "ours").contexts())
+    assert "does not speak our protocol: it speaks HTTP, or wants TLS" in caplog.text
+    assert "127.0.0.1 speaks plainly to a port with TLS" in caplog.text
+
+
+async def crowd(tls: dict[str, Trust]) -> None:
+    two = Member(2, {1, 2}, scheme="https", **tls)
+    await two.transport.start(two.recorder)
+    oldest = await open_raw(two)
+    others = [await open_raw(two) for _ in range(3)]
+    assert await ends(oldest[0]) == b"", "one more than fit: the oldest makes room"
+    one = Member(1, {1, 2}, scheme="https", **tls)
+    await one.transport.start(one.recorder)
+    await one.connected(two)
+    for _, writer in (oldest, *others):
+        writer.close()
+    for member in (one, two):
+        await member.transport.stop()
+        assert member.recorder.errors == []
+
+
+def test_connections_in_their_handshake_are_bounded(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.tls_port.PENDING_MAX", 3)
+    run(crowd, Authority(tmp_path / "ours").contexts())
+
+
+async def late(tls: dict[str, Trust]) -> None:
+    two = Member(2, {1, 2}, scheme="https", **tls)
+    await two.transport.start(two.recorder)
+    silent, half = await open_raw(two), await open_raw(two)
+    half[1].write(b"\x16\x03\x01\x02\x00")
+    for reader, writer in (silent, half):
+        assert await ends(reader) == b""
+        writer.close()
+    await two.transport.stop()
+
+
+def test_late_handshake(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.tls_port.HANDSHAKE_SECONDS", 0.05)
+    run(late, Authority(tmp_path / "ours").contexts())
