@@ -8,6 +8,7 @@ threads.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ class ServerStatus(NamedTuple):
     raft_applied_index: int
     errors: list[str]
     is_learner: bool
+    downgrade: str
 
 
 class Server:
@@ -97,6 +99,7 @@ class Server:
         self.backend = backend
         self.members = applier.members
         self.alarms = applier.alarms
+        self.downgrade = applier.downgrade
         self.lessor = applier.lessor
         self.quota = Quota(config.quota_backend_bytes)
         self.driver: RaftDriver
@@ -141,7 +144,7 @@ class Server:
         )
         self.replica.on_role = self.leases.role_changed
         self.replica.on_term = self.leases.term_applied
-        self.auth = Auth(self, applier.auth, self._loop.time)
+        self.auth = Auth(self, applier.auth)
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)
         self.corruption_check = CorruptionCheck(self)
@@ -232,10 +235,11 @@ class Server:
         refusal = self._refuse(request)
         if refusal is not None:
             done(refusal)
-        elif asker is None or not asker.user:
-            self._propose(request, done, asker)
+        elif asker is None:
+            self._propose(request, done, None)
         else:
-            self.auth.retrying(lambda who, told: self._propose(request, told, who), asker, done)
+            again = functools.partial(self.propose, request, done)
+            self._propose(request, self.auth.persistent(asker, done, again), asker)
 
     def _propose(self, request: Request, done: Done, asker: Asker) -> None:
         request_id = self._proposals.next_id()
@@ -453,6 +457,7 @@ class Server:
             raft_applied_index=self.applied_index,
             errors=problems,
             is_learner=self.is_learner,
+            downgrade=self.downgrade.target,
         )
 
     # -- time, and the end
@@ -466,6 +471,8 @@ class Server:
         self.reads.sweep(now, errors.RequestTimedOut)
         self.auth.sweep()
         self.watches.sweep()
+        # Somebody waits here for what others write: a leader elsewhere tells of commits at once.
+        self.driver.eager = self.store.on_write is not None
         self.backend.poll()
 
     def refuse_all(self) -> None:

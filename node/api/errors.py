@@ -215,6 +215,18 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     apply_errors.AuthOldRevision: Refusal(
         INVALID_ARGUMENT, "etcdserver: revision of auth store is old"
     ),
+    apply_errors.DowngradeVersionFormat: Refusal(
+        INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"
+    ),
+    apply_errors.DowngradeVersionInvalid: Refusal(
+        INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"
+    ),
+    apply_errors.DowngradeUnderWay: Refusal(
+        FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress"
+    ),
+    apply_errors.NoDowngrade: Refusal(
+        FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"
+    ),
     apply_errors.BadLeaderTransferee: Refusal(
         FAILED_PRECONDITION, "etcdserver: bad leader transferee"
     ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.api.messages import (
+    DowngradeInfo,
     EmptyMessage,
     HashKvRequest,
     HashKvResponse,
@@ -19,8 +21,10 @@ from node.api.messages import (
 )
 from node.api.methods import GiveUp
 from node.apply.checks import check
-from node.apply.requests import AlarmRequest
-from node.version import API_VERSION, STORAGE_VERSION
+from node.apply.errors import DowngradeVersionFormat, DowngradeVersionInvalid
+from node.apply.requests import AlarmRequest, DowngradeAction, DowngradeRequest
+from node.apply.responses import DowngradeResponse
+from node.version import API_VERSION, CLUSTER_VERSION, STORAGE_VERSION
 
 if TYPE_CHECKING:
     from node.apply.requests import Asker
@@ -38,6 +42,8 @@ cancel it: `done` is not called then.
 
 BLOB_BYTES = 32 << 10
 """What etcd sends in one message of a snapshot."""
+
+_VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8}))?", re.ASCII)
 
 READ_BYTES = 1 << 20
 """Read from disk per hop to a thread."""
@@ -72,6 +78,7 @@ class Maintenance:
                 isLearner=now.is_learner,
                 storageVersion=STORAGE_VERSION,
                 dbSizeQuota=now.db_size_quota,
+                downgradeInfo=DowngradeInfo(bool(now.downgrade), now.downgrade),
             )
         )
 
@@ -98,6 +105,18 @@ class Maintenance:
         )
         return HashKvResponse(current, value, compact_revision, hash_revision)
 
+    def downgrade(self, request: DowngradeRequest, asker: Asker, done: Done) -> None:
+        """Validate, announce or cancel a downgrade to the release before the cluster's."""
+        if request.action != DowngradeAction.CANCEL:
+            request = DowngradeRequest(request.action, downgrade_target(request.version))
+
+        def applied(result: object) -> None:
+            if isinstance(result, DowngradeResponse):
+                result.version = CLUSTER_VERSION
+            done(result)
+
+        self._server.propose(request, applied, asker)
+
     def transfer_leadership(self, request: MoveLeaderRequest, asker: Asker, done: Done) -> None:
         self._spawn(self._transfer_leadership(request.targetID), done)
 
@@ -115,6 +134,21 @@ class Maintenance:
                 yield message
         finally:
             copy.close()
+
+
+def downgrade_target(version: str) -> str:
+    """The release that `version` asks for: DowngradeVersionFormat, DowngradeVersionInvalid.
+
+    >>> downgrade_target("3.5.9")
+    '3.5.0'
+    """
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        raise DowngradeVersionFormat
+    major, minor, _ = CLUSTER_VERSION.split(".")
+    if (int(found[1]), int(found[2])) != (int(major), int(minor) - 1):
+        raise DowngradeVersionInvalid
+    return f"{found[1]}.{found[2]}.0"
 
 
 async def _timed(histogram: Histogram, work: Awaitable[Result]) -> Result:

@@ -23,6 +23,8 @@ from node.apply.requests import (
     Compare,
     CompareResult,
     CompareTarget,
+    DowngradeAction,
+    DowngradeRequest,
     MemberUpdateRequest,
     Permission,
     PermissionType,
@@ -324,6 +326,7 @@ _ENUMS: dict[tuple[type, str], type[IntEnum]] = {
     (AlarmRequest, "action"): AlarmAction,
     (AlarmRequest, "alarm"): AlarmType,
     (Alarm, "alarm"): AlarmType,
+    (DowngradeRequest, "action"): DowngradeAction,
     (WatchCreateRequest, "filters"): FilterType,
     (Permission, "permType"): PermissionType,
 }

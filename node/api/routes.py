@@ -49,6 +49,7 @@ from node.apply.requests import (
     AuthDisableRequest,
     AuthEnableRequest,
     CompactionRequest,
+    DowngradeRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     MemberUpdateRequest,
@@ -71,10 +72,8 @@ if TYPE_CHECKING:
     from node.server import Server
 
 
-LEARNERS_ANSWER = ("KV/Range", "Maintenance/Status")
-"""What a member without a vote is asked for; ranges only if they are serializable. Beside these it
-streams its snapshot.
-"""
+LEARNERS_ANSWER = ("KV/Range", "Maintenance/Status", "Maintenance/Snapshot")
+"""What a member without a vote may be asked for; ranges only if they are serializable."""
 
 
 def _reader(message: type) -> Callable[[bytes], Any]:
@@ -215,6 +214,7 @@ class Routes:
             ("Defragment", root, EmptyMessage, maintenance.defragment, plain, "defragment"),
             ("Hash", root, EmptyMessage, maintenance.hash, full, "hash"),
             ("HashKV", root, HashKvRequest, maintenance.hash_kv, full, "hashkv"),
+            ("Downgrade", root, DowngradeRequest, maintenance.downgrade, full, "downgrade"),
             (
                 "MoveLeader",
                 root,
@@ -310,10 +310,13 @@ class Routes:
             self._add(method, "/auth/" + path)
 
     def _add_stream(self, method: Stream, path: str) -> None:
+        if method.name not in LEARNERS_ANSWER:
+            method.serve = self._voters_only(method.serve)
         self.streams[b"/v3" + path.encode()] = method
         self.streams[b"/v3beta" + path.encode()] = method
 
     def _add_duplex(self, method: Duplex, path: str) -> None:
+        method.open = self._voters_only(method.open)
         self.duplexes[b"/v3" + path.encode()] = method
         self.duplexes[b"/v3beta" + path.encode()] = method
 

@@ -24,6 +24,7 @@ from raft.core.types import ConfState
 from .alarm import Alarms
 from .auth_store import AuthStore
 from .checks import check, check_alarm, check_delete_range, check_grant
+from .downgrade import Downgrade
 from .errors import ApplyError, NotLeader
 from .lessor import NO_LEASE, Lessor
 from .members import Members, decode_change
@@ -34,6 +35,7 @@ from .requests import (
     AuthTokenRequest,
     CompactionRequest,
     DeleteRangeRequest,
+    DowngradeRequest,
     LeaseCheckpointRequest,
     LeaseExpireRequest,
     LeaseGrantRequest,
@@ -51,6 +53,7 @@ from .responses import (
     AuthResponse,
     CompactionResponse,
     DeleteRangeResponse,
+    DowngradeResponse,
     LeaseCheckpointResponse,
     LeaseGrantResponse,
     LeaseRevokeResponse,
@@ -69,6 +72,7 @@ Response = (
     | LeaseRevokeResponse
     | LeaseCheckpointResponse
     | AlarmResponse
+    | DowngradeResponse
     | MembersResponse
     | AuthResponse
 )
@@ -103,6 +107,7 @@ class Applier:
         self.alarms = alarms
         self.members = members
         self.auth = auth
+        self.downgrade = Downgrade(backend)
         self.on_compaction: Callable[[Compaction], None] = lambda job: None
         self._hit = hit
         self._index = self._term = 0
@@ -116,6 +121,7 @@ class Applier:
             LeaseExpireRequest: self._expire,
             LeaseCheckpointRequest: self._checkpoint,
             AlarmRequest: self._alarm,
+            DowngradeRequest: self._downgrade,
             MemberAttributesRequest: members.publish,
             MemberUpdateRequest: members.update,
             AuthTokenRequest: self._token,
@@ -127,6 +133,7 @@ class Applier:
         store.counts, self.store = self.store.counts, store
         self.alarms.restore()
         self.members.restore()
+        self.downgrade.restore()
         self.auth.restore()
         self.lessor.restore(store.leases.items())
 
@@ -244,6 +251,10 @@ class Applier:
         """
         if term != self._term:
             raise NotLeader
+
+    def _downgrade(self, request: DowngradeRequest) -> DowngradeResponse:
+        self.downgrade.apply(request)
+        return DowngradeResponse(self.store.current_rev)
 
     def _alarm(self, request: AlarmRequest) -> AlarmResponse:
         check_alarm(request)

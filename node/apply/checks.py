@@ -14,6 +14,7 @@ from typing import Any
 from mvcc.kv import SortOrder, SortTarget
 
 from .errors import (
+    DowngradeVersionFormat,
     DuplicateKey,
     InvalidArgument,
     InvalidSortOption,
@@ -41,6 +42,8 @@ from .requests import (
     CompareResult,
     CompareTarget,
     DeleteRangeRequest,
+    DowngradeAction,
+    DowngradeRequest,
     LeaseCheckpointRequest,
     LeaseExpireRequest,
     LeaseGrantRequest,
@@ -74,6 +77,7 @@ etcd's counting rule allows at its default.
 """
 TOKEN_DIGEST_BYTES = 32
 _BCRYPT = re.compile(rb"\$2[aby]\$\d\d\$[./0-9A-Za-z]{53}")
+_RELEASE = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
 
 LEASE_CHECKPOINTS_MAX = 1000
 """In one entry: about 20 KB of it, and as many rows."""
@@ -269,6 +273,13 @@ def check_alarm(request: AlarmRequest) -> None:
     _uint64("memberID", request.memberID)
 
 
+def _check_downgrade(request: DowngradeRequest) -> None:
+    if not DowngradeAction.VALIDATE <= request.action <= DowngradeAction.CANCEL:
+        raise InvalidArgument(f"unknown downgrade action {request.action}")
+    if request.action != DowngradeAction.CANCEL and not _RELEASE.fullmatch(request.version):
+        raise DowngradeVersionFormat
+
+
 def _check_member(request: MemberAttributesRequest | MemberUpdateRequest) -> None:
     _uint64("ID", request.ID)
 
@@ -336,6 +347,7 @@ _CHECKS: dict[type[Any], Callable[[Any], None]] = {
     LeaseExpireRequest: _check_expire,
     LeaseCheckpointRequest: _check_checkpoints,
     AlarmRequest: check_alarm,
+    DowngradeRequest: _check_downgrade,
     MemberAttributesRequest: _check_member,
     MemberUpdateRequest: _check_member,
     AuthEnableRequest: _check_nothing,

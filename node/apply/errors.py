@@ -172,6 +172,22 @@ class ClaimFailed(RequestError):
     """A lock or an election did not come to what was asked; the text says why."""
 
 
+class DowngradeVersionFormat(RequestError):
+    """A downgrade's target that is no release."""
+
+
+class DowngradeVersionInvalid(RequestError):
+    """A downgrade is to the release one minor below the cluster's."""
+
+
+class DowngradeUnderWay(RequestError):
+    pass
+
+
+class NoDowngrade(RequestError):
+    """There is none to cancel."""
+
+
 class BadLeaderTransferee(RequestError):
     pass
 

@@ -66,6 +66,12 @@ class AlarmAction(IntEnum):
     DEACTIVATE = 2
 
 
+class DowngradeAction(IntEnum):
+    VALIDATE = 0
+    ENABLE = 1
+    CANCEL = 2
+
+
 class PutRequest(msgspec.Struct, omit_defaults=True, gc=False):
     key: bytes = b""
     value: bytes = b""
@@ -171,6 +177,13 @@ class AlarmRequest(msgspec.Struct, omit_defaults=True, gc=False):
     action: int = 0
     memberID: int = 0
     alarm: int = 0
+
+
+class DowngradeRequest(msgspec.Struct, omit_defaults=True, gc=False):
+    """In the log, ENABLE has a release of three numbers; CANCEL needs none."""
+
+    action: int = 0
+    version: str = ""
 
 
 class MemberAttributesRequest(msgspec.Struct, omit_defaults=True):
@@ -286,6 +299,7 @@ Request = (
     | MemberUpdateRequest
     | LeaseCheckpointRequest
     | LeaseExpireRequest
+    | DowngradeRequest
     | AuthRequest
 )
 
@@ -313,6 +327,7 @@ KINDS: dict[int, type[Any]] = {
     21: RoleGrantPermissionRequest,
     22: RoleRevokePermissionRequest,
     23: LeaseExpireRequest,
+    24: DowngradeRequest,
 }
 """Kind numbers are in the log for ever: add, never reuse. At most 127."""
 

@@ -65,6 +65,13 @@ class AlarmResponse(msgspec.Struct):
     alarms: list[Alarm] = []
 
 
+class DowngradeResponse(msgspec.Struct):
+    """`version` is the cluster's; the answering member fills it in."""
+
+    revision: int
+    version: str = ""
+
+
 class Member(msgspec.Struct, omit_defaults=True):
     """One member. `name` and `clientURLs` are empty until it has started and published them."""
 

@@ -9,6 +9,7 @@ else that apply persists is named here.
     members           member id               Member
     members_removed   member id               nothing; kept for ever, ids are never reused
     cluster           clusterID               the cluster's id
+    cluster           downgrade               the release of an announced downgrade, in plain text
     meta              confState               ConfState
     auth              state                   AuthState
     auth_users        name, UTF-8             User
@@ -31,6 +32,7 @@ AUTH_ROLES = "auth_roles"
 
 CONF_STATE = b"confState"
 CLUSTER_ID = b"clusterID"
+DOWNGRADE = b"downgrade"
 AUTH_STATE = b"state"
 
 FIRST = b""

@@ -123,9 +123,12 @@ def test_a_hundred_changes_back_to_back(tmp_path: Path) -> None:
             listed = [int(each["ID"]) for each in asked.client.members()]
             assert number in listed
             asked.client.call("cluster/member/remove", {"ID": number})
-        tables = [member.client.members() for member in cluster]
-        assert tables[0] == tables[1] == tables[2]
-        assert len(tables[0]) == 3
+
+        def agreed() -> bool:
+            tables = [member.client.members() for member in cluster]
+            return len(tables[0]) == 3 and tables[0] == tables[1] == tables[2]
+
+        wait_until("the first three members everywhere", agreed)
 
 
 def test_a_removed_member_stops_and_says_so_and_comes_back_as_another(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ class FakeServer:
             raft_applied_index=11,
             errors=["etcdserver: no leader"] if not self.leader else [],
             is_learner=self.is_learner,
+            downgrade="",
         )
 
     # -- what a test calls

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from node.api.messages import MemberListRequest
+from node.api.messages import EmptyMessage, MemberListRequest
+from node.api.methods import ANONYMOUS
 from node.api.routes import Routes
-from node.apply.errors import NoLeader, TooManyOps
+from node.apply.errors import LearnerRefused, NoLeader, TooManyOps
 from node.apply.requests import (
     CompactionRequest,
     RangeRequest,
@@ -41,6 +42,7 @@ PATHS = [
     "/maintenance/defragment",
     "/maintenance/hash",
     "/maintenance/hashkv",
+    "/maintenance/downgrade",
     "/maintenance/transfer-leadership",
     "/auth/enable",
     "/auth/disable",
@@ -129,3 +131,19 @@ def test_a_compaction_keeps_its_physical() -> None:
     request = CompactionRequest(1, True)
     ask(routes_of(server).unary[b"/v3/kv/compaction"].serve, request)
     assert server.asked == [request]
+
+
+def test_a_learner_answers_its_status_and_serializable_ranges() -> None:
+    server = FakeServer()
+    server.is_learner = True
+    routes = routes_of(server)
+    for method in routes.unary.values():
+        if method.name in ("KV/Range", "Maintenance/Status"):
+            continue
+        with pytest.raises(LearnerRefused):
+            method.serve(None, None, lambda result: None)
+    for duplex in routes.duplexes.values():
+        with pytest.raises(LearnerRefused):
+            duplex.open(None, ANONYMOUS)  # type: ignore[arg-type]
+    status = routes.unary[b"/v3/maintenance/status"]
+    assert ask(status.serve, EmptyMessage()).isLearner
