@@ -8,9 +8,25 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from node.ctl import endpoint, kv, maintenance, member, snapshot, txn
-from node.ctl.client import CallError
-from node.ctl.options import ERROR, Command, Group
+from node.ctl import (
+    auth,
+    check,
+    completion,
+    endpoint,
+    kv,
+    lease,
+    lock,
+    maintenance,
+    member,
+    mirror,
+    role,
+    snapshot,
+    txn,
+    user,
+    watch,
+)
+from node.ctl.client import AuthenticationFailed, CallError
+from node.ctl.options import BAD_CONNECTION, ERROR, Command, Group
 
 API_VERSION = "3.6"
 
@@ -37,6 +53,16 @@ for command in (
     kv.delete,
     kv.compaction,
     txn.txn,
+    lease.lease,
+    lock.lock,
+    lock.elect,
+    auth.auth,
+    user.user,
+    role.role,
+    mirror.make_mirror,
+    check.check,
+    completion.completion,
+    watch.watch,
     endpoint.endpoint,
     maintenance.defrag,
     maintenance.alarm,
@@ -68,6 +94,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message(), ERROR)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
+    except AuthenticationFailed as error:
+        return _complain(str(error), BAD_CONNECTION)
     except CallError as error:
         return _complain(str(error), ERROR)
     except BrokenPipeError:

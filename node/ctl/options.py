@@ -6,11 +6,13 @@ may be written `--prefix=false`. A flag beats `ESKERCTL_*`, which beats `ETCDCTL
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -19,8 +21,12 @@ from click.core import ParameterSource
 
 from node.ctl.client import Client, Settings
 
-ERROR, BAD_CONNECTION, BAD_INPUT, BAD_FEATURE, IO_ERROR, BAD_ARGUMENTS = 1, 2, 3, 4, 6, 128
+ERROR, BAD_CONNECTION, BAD_INPUT, BAD_FEATURE = 1, 2, 3, 4
+INTERRUPTED, IO_ERROR, BAD_ARGUMENTS = 5, 6, 128
 """Exit codes, as etcdctl has them."""
+
+SIGNALED = 130
+"""A command that goes on until Ctrl-C ends with this, as one that the signal itself ends."""
 
 FORMATS = ("simple", "table", "json", "fields")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -67,10 +73,12 @@ def _global(*names: str, **attributes: Any) -> click.Option:
 def _globals() -> list[click.Parameter]:
     return [
         _global("--endpoints", help="members to talk to, comma-separated [127.0.0.1:2379]"),
-        _global("-w", "--write-out", type=click.Choice(FORMATS), help="output format [simple]"),
+        _global("-w", "--write-out", help=f"{', '.join(FORMATS)} [simple]"),
         _global("--hex", is_flag=True, help="print bytes as hexadecimal numbers"),
         _global("--command-timeout", type=Duration(), help="limit of a short command [5s]"),
         _global("--dial-timeout", type=Duration(), help="limit of making a connection [2s]"),
+        _global("--keepalive-time", type=Duration(), help="ask a silent peer after [2s]"),
+        _global("--keepalive-timeout", type=Duration(), help="and give it so long [6s]"),
         _global("--cacert", help="authority that the servers' certificates must come from"),
         _global("--cert", help="certificate to show"),
         _global("--key", help="its key"),
@@ -89,7 +97,7 @@ class _WithGlobals:
         known = {option.name for option in self.params}
         self.params += [option for option in _globals() if option.name not in known]
         flags = {
-            name
+            name: option.secondary_opts
             for option in self.params
             if isinstance(option, click.Option) and option.is_flag
             for name in option.opts
@@ -98,8 +106,11 @@ class _WithGlobals:
         return rest
 
 
-def _plain_booleans(args: Sequence[str], flags: set[str]) -> list[str]:
-    """The arguments with `--flag=true` as `--flag`, and without `--flag=false`."""
+def _plain_booleans(args: Sequence[str], flags: Mapping[str, Sequence[str]]) -> list[str]:
+    """The arguments with `--flag=true` as `--flag`, `--flag=false` as its opposite or not at all.
+
+    `flags` are those that take no value, with the names of their opposites.
+    """
     plain: list[str] = []
     for position, argument in enumerate(args):
         if argument == "--":
@@ -107,7 +118,9 @@ def _plain_booleans(args: Sequence[str], flags: set[str]) -> list[str]:
         name, _, value = argument.partition("=")
         if name in flags and value.lower() in ("true", "1", "t"):
             plain.append(name)
-        elif not (name in flags and value.lower() in ("false", "0", "f")):
+        elif name in flags and value.lower() in ("false", "0", "f"):
+            plain += flags[name][:1]
+        else:
             plain.append(argument)
     return plain
 
@@ -126,14 +139,22 @@ def setting(name: str, default: Any) -> Any:
     given = click.get_current_context().meta.get(_KEY, {})
     if name in given:
         return given[name]
-    for prefix in ("ESKERCTL_", "ETCDCTL_"):
-        text = os.environ.get(prefix + name.upper(), "")
-        if text:
-            return _from_environment(prefix + name.upper(), text, default)
-    return default
+    variable, text = _variable(name)
+    return _converted(variable, text, default) if text else default
 
 
-def _from_environment(variable: str, text: str, default: Any) -> Any:
+def from_environment(name: str) -> str:
+    """A setting that has no flag; empty if it is not there."""
+    return _variable(name)[1]
+
+
+def _variable(name: str) -> tuple[str, str]:
+    """The variable that holds a setting, and its text."""
+    names = [prefix + name.upper() for prefix in ("ESKERCTL_", "ETCDCTL_")]
+    return next(((one, os.environ[one]) for one in names if os.environ.get(one)), ("", ""))
+
+
+def _converted(variable: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         return text.lower() in ("true", "1", "t")
     if isinstance(default, float):
@@ -153,12 +174,14 @@ def is_set(name: str) -> bool:
 def write_format() -> str:
     """The output format asked for."""
     chosen: str = setting("write_out", "simple")
+    if chosen == "protobuf":
+        fail("protobuf not supported as output format", BAD_FEATURE)
     if chosen not in FORMATS:
-        fail(f"unsupported output format {chosen!r}", BAD_FEATURE)
+        fail("unsupported output format", BAD_FEATURE)
     return chosen
 
 
-def _endpoint(word: str) -> str:
+def endpoint_of(word: str) -> str:
     """An endpoint as it was given, after a look at its form."""
     try:
         parts = urlsplit(word if "://" in word else f"//{word}")
@@ -170,33 +193,66 @@ def _endpoint(word: str) -> str:
     return word
 
 
-def _file(name: str) -> str:
-    """The file that a global flag names, which must be there: a connection would only say no."""
-    path: str = setting(name, "")
+def file_of(flag: str, path: str) -> str:
+    """The file that a flag names, which must be there: a connection would only say no."""
     if path and not os.path.isfile(path):
-        fail(f"--{name}: there is no file {path}", BAD_ARGUMENTS)
+        fail(f"--{flag}: there is no file {path}", BAD_ARGUMENTS)
     return path
 
 
 def client(*, patient: bool = False) -> Client:
     """A client as the flags say; a patient one has no deadline unless --command-timeout sets it."""
-    name, _, password = setting("user", "").partition(":")
+    write_format()  # refused before anything is done
+    name, password = _credentials()
     settings = Settings(
         endpoints=tuple(
-            _endpoint(word.strip()) for word in setting("endpoints", "127.0.0.1:2379").split(",")
+            endpoint_of(word.strip()) for word in setting("endpoints", "127.0.0.1:2379").split(",")
         ),
         command_seconds=setting("command_timeout", 5.0),
         dial_seconds=setting("dial_timeout", 2.0),
-        ca_file=_file("cacert"),
-        cert_file=_file("cert"),
-        key_file=_file("key"),
+        keepalive_idle=setting("keepalive_time", 2.0),
+        keepalive_seconds=setting("keepalive_timeout", 6.0),
+        ca_file=file_of("cacert", setting("cacert", "")),
+        cert_file=file_of("cert", setting("cert", "")),
+        key_file=file_of("key", setting("key", "")),
         skip_verify=setting("insecure_skip_tls_verify", False),
         user=name,
-        password=setting("password", password),
+        password=password,
     )
     if patient and not is_set("command_timeout"):
         settings = replace(settings, command_seconds=None)
     return Client(settings)
+
+
+def _credentials() -> tuple[str, str]:
+    """Name and password; a password that is nowhere given is asked for, where somebody can type."""
+    user: str = setting("user", "")
+    if is_set("password"):
+        return user, setting("password", "")
+    name, colon, password = user.partition(":")
+    if name and not colon:
+        password = ask_password("Password: ")
+    return name, password
+
+
+def ask_password(prompt: str) -> str:
+    """A line typed without echo."""
+    if not sys.stdin.isatty():
+        fail("there is no terminal to ask for a password", BAD_ARGUMENTS)
+    return getpass.getpass(prompt)
+
+
+def endless(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a command that goes on until it is interrupted, which is then no failure."""
+
+    @wraps(command)
+    def until_interrupted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(SIGNALED) from None
+
+    return until_interrupted
 
 
 def endpoints(client: Client, cluster: bool) -> list[str]:
@@ -211,3 +267,29 @@ def endpoints(client: Client, cluster: bool) -> list[str]:
 def show_progress() -> bool:
     """Whether somebody watches stderr."""
     return sys.stderr.isatty()
+
+
+def parse_int(text: str, complaint: str = "{}") -> int:
+    """A decimal number; `complaint` says what it is for."""
+    try:
+        return int(text)
+    except ValueError:
+        problem = f'strconv.ParseInt: parsing "{text}": invalid syntax'
+        fail(complaint.format(problem), BAD_ARGUMENTS)
+
+
+def parse_hex(text: str, what: str, *, signed: bool = False) -> int:
+    """An ID as it is printed."""
+    bits = 63 if signed else 64
+    try:
+        number = int(text, 16)
+        problem = "" if number < 1 << bits else "value out of range"
+    except ValueError:
+        number, problem = 0, "invalid syntax"
+    if number < (-(1 << bits) if signed else 0):
+        problem = "value out of range" if signed else "invalid syntax"
+    if problem:
+        function = "ParseInt" if signed else "ParseUint"
+        fault = f'strconv.{function}: parsing "{text}": {problem}'
+        fail(f"bad {what} arg ({fault}), expecting ID in Hex", BAD_ARGUMENTS)
+    return number

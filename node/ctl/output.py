@@ -17,6 +17,11 @@ import click
 from node.ctl.client import unb64
 from node.ctl.options import BAD_FEATURE, fail, setting, write_format
 
+
+class Bare(str):
+    """Text that stands without quotes in `fields` format."""
+
+
 Field = tuple[str, object]
 """Name and value of a line in `fields` format; None stands for an empty line."""
 
@@ -114,15 +119,18 @@ def human_seconds(seconds: float) -> str:
 _NUMBER_NAMES = """
     cluster_id member_id revision raft_term create_revision mod_revision version lease count deleted
     ID memberID leader raftIndex raftTerm raftAppliedIndex dbSize dbSizeInUse dbSizeQuota
-    compact_revision hash_revision remaining_bytes
+    compact_revision hash_revision remaining_bytes authRevision
 """
 _NUMBERS = frozenset(_NUMBER_NAMES.split())
-_ALARMS = {"NONE": 0, "NOSPACE": 1, "CORRUPT": 2}
+_ENUMS = {
+    "alarm": {"NONE": 0, "NOSPACE": 1, "CORRUPT": 2},
+    "permType": {"READ": 0, "WRITE": 1, "READWRITE": 2},
+}
 _WHOLE = re.compile(r"-?\d+")
 
 
 def numbered(answer: Any) -> Any:
-    """An answer with 64-bit numbers, which travel as text, as numbers, and alarms likewise."""
+    """An answer with 64-bit numbers, which travel as text, as numbers, and enums likewise."""
     if isinstance(answer, list):
         return [numbered(item) for item in answer]
     if not isinstance(answer, dict):
@@ -133,8 +141,8 @@ def numbered(answer: Any) -> Any:
 def _number(name: str, value: Any) -> Any:
     if name in _NUMBERS and isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value)
-    if name == "alarm" and isinstance(value, str):
-        return _ALARMS.get(value, value)
+    if name in _ENUMS and isinstance(value, str):
+        return _ENUMS[name].get(value, value)
     return numbered(value)
 
 
@@ -162,6 +170,8 @@ def field_lines(fields: Iterable[Field]) -> Iterator[str]:
                 yield ""
             case bool():
                 yield f'"{name}" : {str(value).lower()}'
+            case Bare():
+                yield f'"{name}" : {value}'
             case str() | bytes():
                 yield f'"{name}" : {quoted(value)}'
             case list():

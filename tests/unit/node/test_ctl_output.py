@@ -111,9 +111,10 @@ def test_bad_durations(text: str) -> None:
 
 
 def test_booleans_with_a_value() -> None:
-    flags = {"--prefix", "--hex"}
-    given = ["--prefix=true", "--hex=false", "--limit=1", "x", "--", "--prefix=true"]
-    assert _plain_booleans(given, flags) == ["--prefix", "--limit=1", "x", "--", "--prefix=true"]
+    flags = {"--prefix": [], "--hex": [], "--ask": ["--no-ask"]}
+    given = ["--prefix=true", "--hex=false", "--ask=0", "--limit=1", "x", "--", "--prefix=true"]
+    plain = ["--prefix", "--no-ask", "--limit=1", "x", "--", "--prefix=true"]
+    assert _plain_booleans(given, flags) == plain
 
 
 UNUSABLE = [
