@@ -104,7 +104,7 @@ BAD: list[tuple[Request, type[Exception]]] = [
     (LeaseRevokeRequest(), errors.LeaseNotFound),
     (LeaseExpireRequest(INT64), errors.InvalidArgument),
     (LeaseExpireRequest(7, -1), errors.InvalidArgument),
-    (LeaseCheckpointRequest(term=2**64), errors.InvalidArgument),
+    (LeaseCheckpointRequest(term=-1), errors.InvalidArgument),
     (LeaseCheckpointRequest([LeaseCheckpoint(7, 1)] * 1001), errors.InvalidArgument),
     (LeaseCheckpointRequest([LeaseCheckpoint(INT64, 1)]), errors.InvalidArgument),
     (LeaseCheckpointRequest([LeaseCheckpoint(7, -1)]), errors.InvalidArgument),
