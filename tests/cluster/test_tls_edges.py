@@ -7,6 +7,8 @@ import json
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -17,7 +19,7 @@ import pytest
 
 from tests.cluster.certificates import Authority
 from tests.cluster.client import b64
-from tests.cluster.harness import Cluster, wait_until
+from tests.cluster.harness import ROOT, Cluster, free_port, wait_until
 from tests.cluster.peer import Impostor, Verdict, connect, hello, silent
 from tests.cluster.test_tls import (
     QUICK_SECONDS,
@@ -214,6 +216,39 @@ def test_common_name_is_the_user(authority: Authority, single: SecureMember) -> 
                 assert connection.getresponse().status == (200 if body == b"ab" else 403)
                 connection.close()
     assert_refused(single.client_url, context_of(authority, "nobody"))
+
+
+def eskerctl(member: SecureMember, authority: Authority, *arguments: str) -> tuple[int, str]:
+    certificate, key = map(str, authority.issue("operator"))
+    flags = ("--endpoints", member.client_url, "--cacert", str(authority.certificate))
+    done = subprocess.run(
+        [sys.executable, "-m", "node.ctl", *flags, "--cert", certificate, "--key", key, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def test_eskerctl_and_the_pages_for_monitoring(tmp_path: Path, authority: Authority) -> None:
+    metrics = f"https://127.0.0.1:{free_port()}"
+    flags = {"client_cert_auth": "true", "listen_metrics_urls": metrics}
+    with members_of(tmp_path / "cluster", authority, **flags) as cluster:
+        cluster.start()
+        member = cluster[0]
+        assert isinstance(member, SecureMember)
+        assert eskerctl(member, authority, "put", "key", "value") == (0, "OK\n")
+        assert eskerctl(member, authority, "get", "key") == (0, "key\nvalue\n")
+        stranger = Authority(tmp_path / "theirs")
+        code, told = eskerctl(member, stranger, "get", "key")
+        assert code != 0 and "Traceback" not in told
+        page = SecureClient(metrics, member.context)
+        assert page.healthy()
+        assert page.metrics()["etcd_server_has_leader"] == 1.0
+        page.close()
+        assert_refused(metrics, context_of(authority))
 
 
 # -- the wrong language
