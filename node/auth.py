@@ -8,6 +8,7 @@ revision has not moved meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 class Auth:
     """Authentication of one member's clients."""
 
-    def __init__(self, server: Server, store: AuthStore, now: Callable[[], float]) -> None:
+    def __init__(self, server: Server, store: AuthStore) -> None:
         config = server.config
         self.store = store
         self.passwords = Passwords(config.bcrypt_cost)
         self._server = server
-        self._simple = SimpleTokens(store, config.auth_token_ttl, now)
+        self._loop = asyncio.get_running_loop()
+        self._simple = SimpleTokens(store, config.auth_token_ttl, self._loop.time)
         self._signed = _signed_tokens(config, store)
         self._tokens = self._signed or self._simple
         store.on_token = self._let_in
@@ -180,23 +182,25 @@ class Auth:
 
         return checked
 
-    def retrying(self, propose: Callable[[Asker, Done], None], asker: Asker, done: Done) -> None:
-        """`propose(asker, done)`, and again when users or roles changed on its way through the log
-        and `asker` still is who they were.
+    def persistent(self, asker: Identity, done: Done, again: Callable[[Asker], None]) -> Done:
+        """`done` of a proposal, but when users or roles changed on its way through the log, and
+        whoever asks still is who they were, `again(asker as of now)` proposes it anew.
         """
 
         def answered(result: object) -> None:
-            if not isinstance(result, errors.AuthOldRevision):
-                done(result)
-                return
-            try:
-                again = self.current(asker)
-            except errors.AuthOldRevision as error:
-                done(error)
-            else:
-                self.retrying(propose, again, done)
+            if isinstance(result, errors.AuthOldRevision):
+                try:
+                    now = self.current(asker)
+                except errors.AuthOldRevision as error:
+                    result = error
+                else:
+                    if now is not asker:
+                        # Not at once: this is the middle of an applied batch.
+                        self._loop.call_soon(again, now)
+                        return
+            done(result)
 
-        propose(asker, done if asker is None else answered)
+        return answered
 
 
 def _signed_tokens(config: NodeConfig, store: AuthStore) -> SignedTokens | None:
