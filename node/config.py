@@ -17,6 +17,8 @@ from node.ciphers import OPENSSL_NAMES
 DEFAULT_QUOTA_BYTES = 2 << 30
 NO_QUOTA_BYTES = (1 << 63) - 1
 ELECTION_TIMEOUT_MAX_MS = 50_000
+LEASE_CHECKPOINT_MS = 300_000
+"""etcd's: of a lease shorter than this nothing is worth an entry."""
 
 LOCAL_PEER = ("http://localhost:2380",)
 LOCAL_CLIENT = ("http://localhost:2379",)
@@ -183,6 +185,15 @@ class NodeConfig:
     def retention(self) -> int:
         """The retention in its mode's unit, milliseconds or revisions; 0 is off."""
         return read_retention(self.auto_compaction_mode, self.auto_compaction_retention)
+
+    @property
+    def lease_checkpoint_ms(self) -> int:
+        """How often what is left of a long lease is written to the log; 0: never."""
+        wanted = (
+            self.experimental_enable_lease_checkpoint
+            and self.experimental_enable_lease_checkpoint_persist
+        )
+        return LEASE_CHECKPOINT_MS if wanted else 0
 
     @property
     def request_timeout(self) -> float:

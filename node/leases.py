@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("esker.leases")
 
-CHECKPOINT_MS = 300_000
-"""etcd's: of a lease shorter than this nothing is worth an entry."""
 BATCH_MAX = 256
 """Renewals that travel to the leader in one question."""
 
@@ -90,9 +88,7 @@ class Leases:
     until an entry of that term is applied and `_expiry` counts.
     """
 
-    def __init__(
-        self, server: Server, now: Callable[[], float], *, checkpoint_ms: int = CHECKPOINT_MS
-    ) -> None:
+    def __init__(self, server: Server, now: Callable[[], float], *, checkpoint_ms: int) -> None:
         """`now()`: seconds of a clock that never goes back."""
         self._server = server
         self._clock = now
@@ -112,6 +108,8 @@ class Leases:
         self.observe_ttl: Callable[[float], None] = lambda seconds: None
         server.lessor.on_grant = self._granted
         server.lessor.on_revoke = self._revoked
+        server.replica.on_role = self.role_changed
+        server.replica.on_term = self.term_applied
         server.peer_calls.answer(PeerCall.LEASE_RENEW, Renewal, self._serve_renewal)
         server.peer_calls.answer(PeerCall.LEASE_TIME_TO_LIVE, TimeLeftOf, self._serve_time_left)
 

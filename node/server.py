@@ -42,7 +42,7 @@ from node.claims import Claims
 from node.compactor import Compactor
 from node.config import NodeConfig
 from node.corruption_check import CorruptionCheck
-from node.leases import CHECKPOINT_MS, Leases
+from node.leases import Leases
 from node.maintenance import Maintenance
 from node.membership import Membership
 from node.peer_calls import PeerCalls
@@ -135,15 +135,7 @@ class Server:
             hit=hit,
         )
         self.peer_calls = PeerCalls()
-        checkpointing = (
-            config.experimental_enable_lease_checkpoint
-            and config.experimental_enable_lease_checkpoint_persist
-        )
-        self.leases = Leases(
-            self, self._loop.time, checkpoint_ms=CHECKPOINT_MS if checkpointing else 0
-        )
-        self.replica.on_role = self.leases.role_changed
-        self.replica.on_term = self.leases.term_applied
+        self.leases = Leases(self, self._loop.time, checkpoint_ms=config.lease_checkpoint_ms)
         self.auth = Auth(self, applier.auth)
         self.maintenance = Maintenance(self)
         self.membership = Membership(self)

@@ -57,6 +57,7 @@ class FakeServer:
         )
         self.lessor = Lessor(MemoryBackend())
         self.peer_calls = FakePeers()
+        self.replica = SimpleNamespace()
         self.member_id = OWN
         self.leader = 0
         self.proposed: list[tuple[Any, Any]] = []
@@ -87,12 +88,12 @@ class FakeServer:
 
     def lead(self, term: int = 1) -> None:
         self.leader = OWN
-        self.leases.role_changed(True, term)
-        self.leases.term_applied(term)
+        self.replica.on_role(True, term)
+        self.replica.on_term(term)
 
     def follow(self, leader: int = OTHER, term: int = 2) -> None:
         self.leader = leader
-        self.leases.role_changed(False, term)
+        self.replica.on_role(False, term)
 
     def confirm(self, error: Exception | None = None) -> None:
         reads, self.reads = self.reads, []
