@@ -270,12 +270,11 @@ def opaque_refusal(error: BaseException) -> Refusal:
     """For locks and elections: etcd serves them by a client of its own, on the way through which
     every error keeps its text and loses its code.
     """
+    if isinstance(error, apply_errors.ClaimFailed):
+        return Refusal(UNKNOWN, str(error))
     told = refusal(error)
-    return (
-        told
-        if isinstance(error, MalformedMessage | MessageTooLarge)
-        else told._replace(code=UNKNOWN)
-    )
+    malformed = isinstance(error, MalformedMessage | MessageTooLarge)
+    return told if malformed else told._replace(code=UNKNOWN)
 
 
 def _text(error: BaseException) -> str:
