@@ -138,20 +138,20 @@ def read_history(
     end_rev = store.current_rev + 1
     limit = min(_FIRST_ROWS, rows_max)
     size = 0
-    while start_rev < end_rev:
+    while start_rev < end_rev and len(events) < rows_max and size < bytes_max:
         part = store.events(start_rev, end_rev, limit)
-        if len(part) < limit:
-            return events + part, end_rev
-        cut = part[-1].kv.mod_revision
-        if cut == start_rev:
+        cut = part[-1].kv.mod_revision if len(part) == limit else end_rev
+        if part and part[0].kv.mod_revision == cut:
+            if events:
+                break
             limit *= 4
             continue
-        while part[-1].kv.mod_revision == cut:
-            part.pop()
-        start_rev = cut
+        if limit > rows_max + 1:
+            # It grew for the sake of one large transaction: that is enough for one slice.
+            cut = part[0].kv.mod_revision + 1
+        part = [event for event in part if event.kv.mod_revision < cut]
         events += part
         size += sum(map(event_bytes, part))
-        if len(events) >= rows_max or size >= bytes_max:
-            break
         limit = min(2 * limit, rows_max - len(events) + 1)
+        start_rev = cut
     return events, start_rev

@@ -81,6 +81,10 @@ class RangeTree(Generic[Item]):
         _find(self._root, key, found)
         return found
 
+    def depth(self) -> int:
+        """About twice the logarithm of the number of ranges, whatever their order."""
+        return _depth(self._root)
+
     def check_invariants(self) -> int:
         """The lines of the node's docstring, and the order; how many ranges there are."""
         nodes: list[_Node[Item]] = []
@@ -152,6 +156,10 @@ def _find(node: _Node[Item] | None, key: bytes, found: list[Item]) -> None:
         if node.end is None or key < node.end:
             found.append(node.item)
         node = node.right
+
+
+def _depth(node: _Node[Item] | None) -> int:
+    return 0 if node is None else 1 + max(_depth(node.left), _depth(node.right))
 
 
 def _check(node: _Node[Item] | None, nodes: list[_Node[Item]]) -> None:
