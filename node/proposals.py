@@ -23,6 +23,7 @@ class Proposals:
         self._prefix = (member_id & 0xFFFF) << _COUNTER_BITS
         self._counter = (start_ms << 8) & ((1 << _COUNTER_BITS) - 1)
         self._waiting: dict[int, tuple[Any, Done, float]] = {}
+        self._forwarded: list[int] = []
         self.failed_total = 0
 
     def __len__(self) -> int:
@@ -52,6 +53,16 @@ class Proposals:
         for request_id, _ in due:
             del self._waiting[request_id]
         return [done for _, done in due]
+
+    def leader_gone(self) -> None:
+        """Whatever waits now was forwarded to a leader that is no more."""
+        self._forwarded = list(self._waiting)
+
+    def lost(self) -> list[Done]:
+        """Forget what was forwarded to a leader that is no more, and still waits."""
+        forwarded, self._forwarded = self._forwarded, []
+        waiting = (self._waiting.pop(request_id, None) for request_id in forwarded)
+        return [found[1] for found in waiting if found is not None]
 
     def take_all(self) -> list[Done]:
         """Everybody who still waits; the registry is empty afterwards."""

@@ -70,6 +70,7 @@ class Replica:
         self.auto_compactor: AutoCompactor | None = None
         self.members_changed: Callable[[], None] = lambda: None
         self.store_replaced: Callable[[Store], None] = lambda store: None
+        self._lost_term = 0
         self.on_role: Callable[[bool, int], None] = lambda leads, term: None
         self.on_term: Callable[[int], None] = lambda term: None
         self.applied_index = backend.applied()[0]
@@ -110,6 +111,8 @@ class Replica:
         self.applied_index = last.index
         if last.term != self._applied_term:
             self._applied_term = last.term
+            if last.term > self._lost_term:
+                self._give_up_lost()
             self.on_term(last.term)
         self.reads.applied(last.index)
         if self._loop.time() - started > SLOW_APPLY_SECONDS:
@@ -128,6 +131,21 @@ class Replica:
                     execute(entry.index, entry.term, data, None)
                 else:
                     waiting[1](execute(entry.index, entry.term, data, waiting[0]))
+
+    def leader_gone(self, term: int) -> None:
+        """What was forwarded to the leader of `term` was appended by it, or is lost: the next
+        leader's first entry comes after all that it appended and that counts.
+        """
+        self._lost_term = term
+        self.proposals.leader_gone()
+
+    def _give_up_lost(self) -> None:
+        """Its clients need not wait for their timeout, though it is theirs to find out what
+        happened: a leader that was gone by mistake may hand on what it was sent.
+        """
+        for done in self.proposals.lost():
+            self.proposals.failed_total += 1
+            done(errors.LeaderFailed())
 
     def apply_blocked(self) -> bool:
         return self.installing or self.backend.blocked()

@@ -331,6 +331,7 @@ class RaftDriver:
             return
         if member == self.leader:
             log.info("the leader, member %x, is gone", member)
+            self._machine.leader_gone(self.term)
         self._node.leader_gone(member)
         self._wake()
 

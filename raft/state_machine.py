@@ -37,6 +37,10 @@ class StateMachine(Protocol):
     def role_changed(self, soft: SoftState, term: int) -> None:
         """Another leader is known, or this member has another role."""
 
+    def leader_gone(self, term: int) -> None:
+        """The process that led in `term` has ended: what was forwarded to it, and is not applied
+        when the first entry of a later term is, will hardly ever be."""
+
     def read_ready(self, token: int, index: int) -> None:
         """The read asked for with `token` is linearizable once `index` is applied."""
 

@@ -224,9 +224,7 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     apply_errors.DowngradeUnderWay: Refusal(
         FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress"
     ),
-    apply_errors.NoDowngrade: Refusal(
-        FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"
-    ),
+    apply_errors.NoDowngrade: Refusal(FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"),
     apply_errors.BadLeaderTransferee: Refusal(
         FAILED_PRECONDITION, "etcdserver: bad leader transferee"
     ),
@@ -245,6 +243,9 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
         UNKNOWN, "etcdserver: request timed out, leader transfer took too long"
     ),
     apply_errors.RequestTimedOut: Refusal(UNAVAILABLE, "etcdserver: request timed out"),
+    apply_errors.LeaderFailed: Refusal(
+        UNAVAILABLE, "etcdserver: request timed out, possibly due to previous leader failure"
+    ),
     # The families, for members added without a line of their own.
     apply_errors.RequestError: INVALID_ARGUMENT,
     apply_errors.NotNow: UNAVAILABLE,

@@ -246,3 +246,7 @@ class OutcomeUnknown(ApplyError):
 
 class RequestTimedOut(OutcomeUnknown):
     pass
+
+
+class LeaderFailed(RequestTimedOut):
+    """The request was forwarded to a leader that ended, and the next one does not know of it."""

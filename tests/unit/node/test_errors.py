@@ -59,6 +59,12 @@ ETCD = [
     (apply_errors.TooManyRequests(), 2, 500, "etcdserver: too many requests"),
     (apply_errors.Stopped(), 14, 503, "etcdserver: server stopped"),
     (apply_errors.RequestTimedOut(), 14, 503, "etcdserver: request timed out"),
+    (
+        apply_errors.LeaderFailed(),
+        14,
+        503,
+        "etcdserver: request timed out, possibly due to previous leader failure",
+    ),
     (apply_errors.MemberExists(), 9, 400, "etcdserver: member ID already exist"),
     (apply_errors.UserEmpty(), 3, 400, "etcdserver: user name is empty"),
     (apply_errors.UserExists(), 9, 400, "etcdserver: user name already exists"),

@@ -54,3 +54,20 @@ def test_take_all_empties_the_registry() -> None:
     proposals.register(1, None, [].append, 1.0)
     assert len(proposals.take_all()) == 1
     assert len(proposals) == 0
+
+
+def test_what_waited_when_the_leader_went_is_lost() -> None:
+    proposals = Proposals(1, start_ms=0)
+    answers: list[object] = []
+    for number in (1, 2):
+        proposals.register(number, None, answers.append, 1.0)
+    assert proposals.lost() == []
+    proposals.leader_gone()
+    proposals.register(3, None, answers.append, 1.0)
+    assert proposals.take(1) is not None, "it was committed after all"
+    for done in proposals.lost():
+        done("lost")
+    assert answers == ["lost"]
+    assert proposals.lost() == []
+    assert proposals.take(2) is None
+    assert proposals.take(3) is not None, "it went to the next leader"

@@ -129,6 +129,7 @@ class Machine:
         self.term = 0
         self.blocked = False
         self.roles: list[tuple[SoftState, int]] = []
+        self.leaders_gone: list[int] = []
         self.reads: list[tuple[int, int]] = []
         self.refused: list[int] = []
         self.installed: list[int] = []
@@ -167,6 +168,9 @@ class Machine:
 
     def role_changed(self, soft: SoftState, term: int) -> None:
         self.roles.append((soft, term))
+
+    def leader_gone(self, term: int) -> None:
+        self.leaders_gone.append(term)
 
     def read_ready(self, token: int, index: int) -> None:
         self.reads.append((token, index))

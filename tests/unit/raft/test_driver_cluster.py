@@ -131,8 +131,11 @@ async def test_a_leader_that_is_gone_is_replaced_within_ticks(
     others = [node for node in nodes if node is not leader]
     leader.network.cut.add(leader.member)
     started = asyncio.get_running_loop().time()
+    term = leader.driver.term
     for node in others:
-        node.driver.gone(leader.member)
+        for member in (1, 2, 3):
+            node.driver.gone(member)
+        assert node.machine.leaders_gone == [term]
     await eventually(lambda: any(node.leads for node in others))
     # An election timeout is 10 to 20 ticks; what is measured here is two, and the disk.
     assert asyncio.get_running_loop().time() - started < 9 * ticks
