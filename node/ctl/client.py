@@ -149,7 +149,28 @@ class Client:
 
         The first message has `first_seconds` to come, further ones as long as they take.
         """
-        return Stream(self._request(path, bodies, endpoint, first_seconds))
+        try:
+            return self._open(path, bodies, endpoint, first_seconds)
+        except CallError as error:
+            if not self.forgets(error.message):
+                raise
+        return self._open(path, bodies, endpoint, first_seconds)
+
+    def _open(
+        self,
+        path: str,
+        bodies: Sequence[Mapping[str, Any]],
+        endpoint: str | None,
+        first_seconds: float | None,
+    ) -> Stream:
+        sent = self._request(path, bodies, endpoint, first_seconds)
+        if sent.response.status != http.client.OK:
+            with closing(sent.connection):
+                try:
+                    _checked(sent.response.status, sent.response.read())
+                except (OSError, http.client.HTTPException) as error:
+                    raise Unreachable([_reason(sent.connection.host, error)]) from error
+        return Stream(sent)
 
     def page(self, path: str, endpoint: str) -> bytes:
         """What a member shows at a plain path."""
@@ -294,13 +315,10 @@ class Stream:
     def __iter__(self) -> Iterator[Any]:
         connection, sock, response = self._sent
         try:
-            if response.status != http.client.OK:
-                _checked(response.status, response.read())
             for line in response:
                 message = json.loads(line)
                 if "error" in message:
-                    error = message["error"]
-                    raise CallError(error.get("message", ""), 200, error.get("code", UNKNOWN))
+                    raise _error(message, response.status)
                 sock.settimeout(None)
                 yield message["result"]
         except (OSError, ValueError, http.client.HTTPException) as error:
@@ -353,8 +371,16 @@ def _checked(status: int, answer: bytes) -> Any:
         text = answer[:200].decode(errors="replace").strip() or f"HTTP status {status}"
         raise CallError(text, status) from error
     if status != http.client.OK:
-        raise CallError(body.get("message", f"HTTP status {status}"), status, body.get("code", 2))
+        raise _error(body, status)
     return body
+
+
+def _error(body: Mapping[str, Any], status: int) -> CallError:
+    """An error answer, in the shape of a plain call or of a stream."""
+    inner = body.get("error")
+    found: Mapping[str, Any] = inner if isinstance(inner, dict) else body
+    code = found.get("code", found.get("grpc_code", UNKNOWN))
+    return CallError(found.get("message", f"HTTP status {status}"), status, code)
 
 
 def _reason(endpoint: str, error: Exception) -> str:

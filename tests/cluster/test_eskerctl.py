@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.cluster.client import Client, b64
-from tests.cluster.harness import ROOT, Cluster, Member, free_port, wait_until
+from tests.cluster.eskerctl import Done, all_of, ok, run
+from tests.cluster.harness import Cluster, Member, free_port, wait_until
 
 pytestmark = pytest.mark.slow
 
 NewCluster = Callable[..., Cluster]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def environment(**extra: str) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if "CTL_" not in name}
-    return {**inherited, **extra}
-
-
-def run(*arguments: str, at: str = "", stdin: str = "", program: tuple[str, ...] = ()) -> Done:
-    """One command, with `at` as its endpoints."""
-    done = subprocess.run(
-        [*(program or (sys.executable, "-m", "node.ctl")), *arguments],
-        cwd=ROOT,
-        input=stdin.encode(),
-        capture_output=True,
-        env=environment(ESKERCTL_ENDPOINTS=at) if at else environment(),
-        timeout=60,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode())
-
-
-def ok(*arguments: str, at: str, stdin: str = "") -> str:
-    """What a command prints that must succeed."""
-    done = run(*arguments, at=at, stdin=stdin)
-    assert done.code == 0, f"eskerctl {' '.join(arguments)}: {done.err}"
-    return done.out
-
-
-def all_of(cluster: Cluster) -> str:
-    return ",".join(member.client_url for member in cluster)
 
 
 # What it prints
