@@ -62,10 +62,14 @@ class Compactor:
 
     @property
     def idle(self) -> bool:
-        """Nothing is running or queued: every row at or below the compacted revision is one that
-        is kept.
+        """No job is running or queued: every row at or below the compacted revision is one that is
+        kept. Who waits at a barrier does no work, and two that wait must not keep each other from
+        seeing this.
         """
-        return self._running is None and not self._queue
+        running = self._running
+        return (running is None or running.job is None) and all(
+            item.job is None for item in self._queue
+        )
 
     def submit(self, job: Any) -> None:
         """Queue the job of a compaction that was just applied."""

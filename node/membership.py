@@ -197,8 +197,7 @@ class Membership:
     async def _lead_remove(self, number: int) -> MembersResponse:
         member = self._present(number)
         if self._server.config.strict_reconfig_check and not member.isLearner:
-            rest = self._standings(without=number)
-            check_removing(rest, reachable=self._reachable(number))
+            check_removing(self._standings(without=number))
         return await self._change(ChangeKind.REMOVE, member, ConfChangeType.REMOVE)
 
     async def _lead_promote(self, number: int) -> MembersResponse:
@@ -300,16 +299,13 @@ def check_promoting(voters: Sequence[Standing], *, reachable: bool) -> None:
     _require_quorum(voters, 1, len(voters) + 1)
 
 
-def check_removing(rest: Sequence[Standing], *, reachable: bool) -> None:
-    """The same for what a removed voter leaves. One that is not `reachable` is in no quorum now, so
-    that nothing is lost with it.
+def check_removing(rest: Sequence[Standing]) -> None:
+    """The same for what a removed voter leaves, whether that one is connected or not: its return
+    could let the change through while those it leaves are still away.
     """
     if not rest:
         raise errors.NotEnoughStarted
-    if sum(voter.started for voter in rest) < len(rest) // 2 + 1:
-        raise errors.NotEnoughStarted
-    if reachable:
-        _require_quorum(rest, 0, len(rest))
+    _require_quorum(rest, 0, len(rest))
 
 
 def _require_quorum(voters: Sequence[Standing], more: int, count: int) -> None:

@@ -141,3 +141,34 @@ async def test_a_large_batch_lets_the_loop_turn_between_slices() -> None:
     await finished.wait()
     assert turns[:-1] == ["1000", "turn", "1000", "turn", "500", "turn", "1000", "turn", "1000"]
     task.cancel()
+
+
+async def test_who_waits_does_not_look_like_work_to_another(
+    running: tuple[Compactor, FakeBackend],
+) -> None:
+    """Two hashes at once once waited for each other for ever."""
+    compactor, backend = running
+    backend.automatic = False
+    seen: list[bool] = []
+    compactor.submit(FakeJob(backend, 5, 1))
+    for _ in range(2):
+        compactor.barrier(lambda: seen.append(compactor.idle))
+    assert not compactor.idle
+    for _ in range(20):
+        await asyncio.sleep(0)
+        backend.commit()
+    assert seen == [True, True]
+
+
+async def test_the_end_of_each_job_is_told_when_it_is_durable(
+    running: tuple[Compactor, FakeBackend],
+) -> None:
+    compactor, backend = running
+    told: list[tuple[int, str]] = []
+    compactor.finished = lambda revision: told.append((revision, backend.events[-1]))
+    done = asyncio.Event()
+    compactor.submit(FakeJob(backend, 5, 2))
+    compactor.submit(FakeJob(backend, 9, 1))
+    compactor.barrier(done.set)
+    await done.wait()
+    assert told == [(5, "commit"), (9, "commit")]

@@ -93,24 +93,23 @@ def test_promoting_a_learner(
 
 
 @pytest.mark.parametrize(
-    ("rest", "reachable", "error"),
+    ("rest", "error"),
     [
-        ([], True, NotEnoughStarted),
-        ([UP], True, None),
-        ([DOWN], True, Unhealthy),
-        ([NEW], True, NotEnoughStarted),
-        ([UP, UP], True, None),
-        ([UP, DOWN], True, Unhealthy),
-        ([UP, DOWN], False, None),
-        ([UP, NEW], False, NotEnoughStarted),
-        ([UP, UP, DOWN], True, None),
-        ([UP, DOWN, DOWN], True, Unhealthy),
+        ([], NotEnoughStarted),
+        ([UP], None),
+        ([DOWN], Unhealthy),
+        ([NEW], NotEnoughStarted),
+        ([UP, UP], None),
+        ([UP, DOWN], Unhealthy),
+        ([UP, NEW], NotEnoughStarted),
+        ([UP, UP, DOWN], None),
+        ([UP, DOWN, DOWN], Unhealthy),
+        ([UP, UP, UP, DOWN], None),
+        ([UP, UP, DOWN, DOWN], Unhealthy),
     ],
 )
-def test_removing_a_voter(
-    rest: list[Standing], reachable: bool, error: type[Exception] | None
-) -> None:
-    _expect(error, lambda: check_removing(rest, reachable=reachable))
+def test_removing_a_voter(rest: list[Standing], error: type[Exception] | None) -> None:
+    _expect(error, lambda: check_removing(rest))
 
 
 def _expect(error: type[Exception] | None, check: Callable[[], None]) -> None:
