@@ -383,6 +383,8 @@ class WatchableStore:
     def _on_write(self, txn: WriteTxn) -> None:
         """Called by the store where the txn's revision becomes current."""
         revision = self._revision = txn.revision
+        if not any(map(self._synced.find, txn.changed_keys())):
+            return
         new = Slice(self.store, txn.changes(), revision)
         for audience, indices in new.matches(self._synced).items():
             for watcher in list(audience.watchers.values()):
