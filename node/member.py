@@ -256,6 +256,8 @@ class Member:
             serve=server.peer_calls.serve,
             hit=self._hit,
         )
+        self.driver.observe_marker = self.metrics.marker_fsync.observe
+        opened.snapshotter.observe = self.metrics.observe_snapshot
         server.connect(self.driver, self.transport)
         server.replica.members_changed = self._follow_members
         self._joining = dict(identity.peers)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from node.api.door import Lobby
     from node.api.health import Health
     from node.api.methods import Duplex, Stream, Unary
+    from node.apply.errors import ApplyError
     from node.server import Server
 
 
@@ -90,6 +91,17 @@ class Metrics(Collector):
             "Copying the database for a stream.",
             doubling(0.01, 17),
         )
+        self.snapshot_fsync = Histogram(
+            "etcd_snap_db_fsync_duration_seconds", "Sync of a received snapshot.", disk
+        )
+        self.snapshot_save = Histogram(
+            "etcd_snap_db_save_total_duration_seconds",
+            "A received snapshot, from its first byte until it is durable.",
+            doubling(0.1, 10),
+        )
+        self.marker_fsync = Histogram(
+            "etcd_snap_fsync_duration_seconds", "Sync of a mark that the log is cut at.", disk
+        )
         self.compaction_pause = Histogram(
             "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
             "One step of a compaction, during which nothing else runs.",
@@ -133,6 +145,11 @@ class Metrics(Collector):
                 doubling(0.0001, 16),
             )
         histogram.observe(seconds)
+
+    def observe_snapshot(self, synced: float, whole: float) -> None:
+        """One received snapshot."""
+        self.snapshot_fsync.observe(synced)
+        self.snapshot_save.observe(whole)
 
     def watch_server(self, server: Server) -> None:
         self._server = server
@@ -235,7 +252,7 @@ def _server_families(server: Server) -> Iterator[Metric]:
     )
 
 
-def _promotions_refused(refused: Mapping[type[Exception], int]) -> Metric:
+def _promotions_refused(refused: Mapping[type[ApplyError], int]) -> Metric:
     from node.api.errors import refusal
 
     family = GaugeMetricFamily(

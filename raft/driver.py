@@ -171,6 +171,7 @@ class RaftDriver:
         self._running = False
         self._failed = False
         self._hastens = config.hasten_first_election
+        self.observe_marker: Callable[[float], None] = lambda seconds: None
 
     # -- life
 
@@ -516,7 +517,13 @@ class RaftDriver:
         index = marker.index
         term, vote, commit = self._hard_state
         job = WalJob(HardState(term, vote, max(commit, index)), (), marker)
-        self._submit(job, lambda: self._wal.release(index + 1), sync=True)
+        begun = self._loop.time()
+
+        def written() -> None:
+            self.observe_marker(self._loop.time() - begun)
+            self._wal.release(index + 1)
+
+        self._submit(job, written, sync=True)
         log.info("log marked at index %d", index)
 
     # -- snapshots out

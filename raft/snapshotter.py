@@ -13,6 +13,7 @@ reception that the last process did not finish.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ class Snapshotter:
         what is wrong with a received file, in words; blocking.
         """
         self.faults = faults
+        self.observe: Callable[[float, float], None] = lambda synced, whole: None
+        """Told of each reception that succeeded the seconds of its sync, and of all of it."""
         self._disk = disk
         self._path = path
         self._spare_bytes = spare_bytes
@@ -141,6 +144,7 @@ class SnapshotWriter:
         self._snapshot = snapshot
         self._target = owner.path(snapshot)
         self._file: DiskFile | None = disk.open(temporary, create=True)
+        self._begun = time.monotonic()
         self.received = 0
         """Bytes written."""
 
@@ -160,7 +164,9 @@ class SnapshotWriter:
         """
         file = self._open_file()
         try:
+            before = time.monotonic()
             file.sync()
+            synced = time.monotonic() - before
             faults = self._owner.faults(self._temporary, self._snapshot)
             if faults:
                 self.abort()
@@ -171,6 +177,7 @@ class SnapshotWriter:
             raise
         self._file = None
         file.close()
+        self._owner.observe(synced, time.monotonic() - self._begun)
 
     def abort(self) -> None:
         """Ends the reception and removes what it left; idempotent."""

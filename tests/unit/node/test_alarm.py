@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mvcc.memory_backend import MemoryBackend
 from node.apply.alarm import Alarms, grows
+from node.apply.errors import ApplyError, Corrupt, NoSpace
 from node.apply.requests import (
+    KINDS,
     AlarmType,
+    CompactionRequest,
     DeleteRangeRequest,
+    LeaseExpireRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     PutRequest,
@@ -86,3 +92,34 @@ def test_what_grows() -> None:
     assert not grows(TxnRequest(success=[read, delete, txn_op([read], [delete])]))
     assert not grows(DeleteRangeRequest(b"a"))
     assert not grows(LeaseRevokeRequest(7))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_alarm_refuses_and_allows(kind: int, alarms: Alarms) -> None:
+    """All requests of the log: a new one must be thought of here."""
+    grow = {PutRequest, LeaseGrantRequest}
+    change = {
+        *grow,
+        DeleteRangeRequest,
+        TxnRequest,
+        CompactionRequest,
+        LeaseRevokeRequest,
+        LeaseExpireRequest,
+    }
+    request = KINDS[kind]()
+    alarms.activate(1, NOSPACE)
+    assert (refusal(alarms, request) is NoSpace) == (type(request) in grow)
+    alarms.activate(1, CORRUPT)
+    assert (refusal(alarms, request) is Corrupt) == (type(request) in change), "named first"
+    alarms.deactivate(1, NOSPACE)
+    assert (refusal(alarms, request) is Corrupt) == (type(request) in change)
+    alarms.deactivate(1, CORRUPT)
+    assert refusal(alarms, request) is None
+
+
+def refusal(alarms: Alarms, request: Any) -> type[Exception] | None:
+    try:
+        alarms.check(request)
+    except ApplyError as error:
+        return type(error)
+    return None

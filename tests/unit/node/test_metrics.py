@@ -12,6 +12,7 @@ from node.api.door import Lobby
 from node.api.gate import Gate
 from node.api.health import Health
 from node.api.routes import Routes
+from node.apply.errors import LearnerNotReady
 from node.metrics import Histogram, Metrics, doubling
 from tests.unit.node.fake_server import FakeServer
 
@@ -166,3 +167,19 @@ def test_bounds_as_the_dashboards_expect_them() -> None:
     metrics = Metrics()
     assert metrics.wal_fsync.bounds == metrics.backend_commit.bounds == doubling(0.001, 14)
     assert metrics.compaction_pause.bounds == doubling(1, 13)
+
+
+def test_promotions_and_snapshots() -> None:
+    server: Any = FakeServer()
+    server.membership.promoted_total = 2
+    server.membership.promotions_refused = {LearnerNotReady: 3}
+    metrics = watched(server)[0]
+    metrics.observe_snapshot(0.5, 2.0)
+    metrics.marker_fsync.observe(0.25)
+    shown = samples(metrics)
+    reason = "etcdserver: can only promote a learner member which is in sync with leader"
+    assert shown["etcd_server_learner_promote_successes", ()] == 2
+    assert shown["etcd_server_learner_promote_failures", (("Reason", reason),)] == 3
+    assert shown["etcd_snap_db_fsync_duration_seconds_sum", ()] == 0.5
+    assert shown["etcd_snap_db_save_total_duration_seconds_sum", ()] == 2.0
+    assert shown["etcd_snap_fsync_duration_seconds_sum", ()] == 0.25
