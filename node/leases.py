@@ -211,7 +211,7 @@ class Leases:
             self._late_beats += 1
             if gap > 2 * _SCAN_MS and self._expiry.leading:
                 log.warning("leases live longer by a pause of this process", extra={"ms": gap})
-                self._expiry.extend(self._beat_at, gap)
+                self._expiry.extend(gap)
                 self._wake_ended()
             self._beat_at = now
         return now

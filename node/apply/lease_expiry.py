@@ -181,14 +181,13 @@ class LeaseExpiry:
         if clock is not None:
             clock.cleared = max(clock.cleared, mark)
 
-    def extend(self, since: int, gap: int) -> None:
-        """This process did not run for `gap` ms after `since`: nobody could renew meanwhile. What
-        had expired before stays expired. O(n log n).
+    def extend(self, gap: int) -> None:
+        """This process did not run for the last `gap` ms: nobody could renew meanwhile. What had
+        expired before that has expired now, too. O(n log n).
         """
         for clock in self._clocks.values():
-            if clock.expiry > since:
-                clock.expiry += gap
-                clock.due = clock.expiry
+            clock.expiry += gap
+            clock.due += gap
         self._rebuild()
 
     def check_invariants(self, numbers: Iterable[int]) -> None:

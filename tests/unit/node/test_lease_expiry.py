@@ -128,11 +128,12 @@ def test_demoting_forgets_everything() -> None:
 def test_a_pause_is_given_back_to_who_could_have_renewed() -> None:
     expiry = leading(Lease(7, 2), Lease(8, 5))
     assert expiry.expired(2500, 10, RETRY) == [7]
-    expiry.extend(since=2500, gap=60 * SECOND)
+    expiry.extend(60 * SECOND)
     assert expiry.standing(7, 62_500) is Standing.EXPIRED
     assert expiry.remaining(8, 62_500) == 2
     expiry.check_invariants([7, 8])
-    assert expiry.expired(65_000, 10, RETRY) == [7, 8]
+    assert expiry.expired(65_000, 10, RETRY) == [8]
+    assert expiry.expired(62_500 + RETRY, 10, RETRY) == [7]
 
 
 # -- checkpoints
