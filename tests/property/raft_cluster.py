@@ -301,7 +301,8 @@ class World:
     def ask(self, member: Member) -> None:
         """What a client or an operator wants."""
         kind = self.random.choices(
-            ["propose", "read", "change", "transfer", "forget", "checkpoint"], [10, 6, 3, 1, 1, 3]
+            ["propose", "read", "change", "transfer", "forget", "gone", "checkpoint"],
+            [10, 6, 3, 1, 1, 3, 3],
         )[0]
         try:
             if kind == "propose":
@@ -320,6 +321,9 @@ class World:
             member.core.transfer_leader(self.random.randint(1, len(self.members)))
         elif kind == "forget":
             member.core.forget_leader()
+        elif kind == "gone":
+            # Mostly by mistake; for those who are right, so much the better.
+            member.core.leader_gone(member.core.status().leader)
         elif kind == "checkpoint":
             member.checkpoint(self.random.choice([0, 5]))
 
