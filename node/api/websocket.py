@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import WSMessage, WSMsgType, web
 
 from node.api.carriers import Outbox
-from node.api.errors import CANCELED, OK, Refusal
+from node.api.errors import CANCELED, OK, MalformedMessage, Refusal
 from node.api.methods import Credentials, Duplex, Stream
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ async def serve_duplex(
         async for messages in outbox:
             for message in messages:
                 await _say(socket, message, lobby)
-        told = outbox.told or outbox.refusal
-        if told is not None:
-            await _say(socket, told.chunk(), lobby)
+        if outbox.refusal is not None:
+            await _say(socket, outbox.refusal.body(), lobby)
+        elif outbox.told is not None:
+            await _say(socket, outbox.told.chunk(), lobby)
 
     try:
         await _until_one_ends(listen(), speak())
@@ -102,7 +103,8 @@ async def serve_stream(
             raise
         except Exception as error:
             told = method.refusal(error)
-            await _say(socket, told.chunk(), lobby)
+            unread = isinstance(error, MalformedMessage)
+            await _say(socket, told.body() if unread else told.chunk(), lobby)
 
     async def listen() -> None:
         async for _ in socket:
