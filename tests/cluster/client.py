@@ -67,10 +67,11 @@ def key_value(row: Mapping[str, Any]) -> KeyValue:
 class Client:
     """One connection to one member, kept open between calls; not to be shared between threads."""
 
-    def __init__(self, url: str, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, url: str, timeout_seconds: float = 10.0, token: str = "") -> None:
         parts = urlsplit(url)
         assert parts.hostname and parts.port, url
         self.url = url
+        self.token = token
         self._connection = http.client.HTTPConnection(
             parts.hostname, parts.port, timeout=timeout_seconds
         )
@@ -83,7 +84,8 @@ class Client:
     def send(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """(HTTP status, body) of any request; the connection is dropped when there is no answer."""
         try:
-            self._connection.request(method, path, body)
+            headers = {"Authorization": self.token} if self.token else {}
+            self._connection.request(method, path, body, headers)
             response = self._connection.getresponse()
             return response.status, response.read()
         except NO_ANSWER:

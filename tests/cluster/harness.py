@@ -73,6 +73,7 @@ class Member:
         self.client_url = f"http://127.0.0.1:{free_port()}"
         self.peer_url = f"http://127.0.0.1:{free_port()}"
         self.flags: dict[str, str] = {}
+        self.token = ""
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
         directory.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class Member:
 
     def connect(self, timeout_seconds: float = 15.0) -> Client:
         """One more client, with a connection of its own; the caller closes it."""
-        return Client(self.client_url, timeout_seconds)
+        return Client(self.client_url, timeout_seconds, self.token)
 
     @property
     def id(self) -> int:
