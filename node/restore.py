@@ -20,9 +20,10 @@ from mvcc.errors import MvccError
 from mvcc.generations import CONSISTENT_INDEX, sync_path
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.schema import ALARM, CLUSTER, CONF_STATE, MEMBERS, MEMBERS_REMOVED
-from node.bootstrap import BootstrapError, Directories, open_data
+from node.bootstrap import BootstrapError, Directories, Opener, faults_in_file, open_data
 from node.config import ConfigError, NodeConfig, load
 from raft.disk import OsDisk
+from raft.wal import Wal
 
 GENERATION = "00000001"
 PAGE_BYTES = 512
@@ -122,6 +123,7 @@ async def _found(config: NodeConfig) -> None:
             clock=time.monotonic,
         )
 
-    opened = await open_data(config, OsDisk(), open_backend=open_backend, joining=None)
+    opener = Opener(OsDisk(), open_backend, Wal, faults_in_file)
+    opened = await open_data(config, opener, joining=None)
     opened.wal.close()
     opened.backend.close()
