@@ -388,10 +388,9 @@ class WatchableStore:
         new = Slice(self.store, txn.changes(), revision)
         for audience, indices in new.matches(self._synced).items():
             for watcher in list(audience.watchers.values()):
-                if watcher.min_rev <= revision:
-                    notice = new.notice(audience, indices, watcher)
-                    if notice is not None and not self._give(watcher, notice):
-                        self._move(watcher, State.VICTIM, revision)
+                notice = new.notice(audience, indices, watcher)
+                if notice is not None and not self._give(watcher, notice):
+                    self._move(watcher, State.VICTIM, revision)
 
     def _give(self, watcher: Watcher, notice: Notice) -> bool:
         """False: there is no room."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mvcc.compaction import Compaction
 from mvcc.kv import Event, EventType, KeyValue
@@ -199,17 +199,19 @@ class WatchMachine(RuleBasedStateMachine):
         self.compacted_most = -1
         self.jobs: list[Compaction] = []
         self.store = Store(MemoryBackend())
-        self.limits: Limits | None = None
         self.due = False
-        self.watches = WatchableStore(self.store, Limits())
+        self.watches = WatchableStore(self.store)
+        self.watches.on_behind = self.on_behind
         self.clients: list[Client] = []
 
-    @precondition(lambda self: self.limits is None)
-    @rule(limits=TINY)
-    def limit(self, limits: Limits) -> None:
-        self.limits = self.watches.limits = limits
-        self.watches.on_behind = self.on_behind
-        self.due = self.watches.behind
+    @initialize(limits=TINY, past=st.lists(OPS, min_size=3, max_size=10))
+    def begin(self, limits: Limits, past: list[list[tuple]]) -> None:
+        """Some history, and two clients."""
+        self.watches.limits = limits
+        for ops in past:
+            self.write(ops)
+        self.connect()
+        self.connect()
 
     def on_behind(self) -> None:
         assert self.watches.behind and not self.due
@@ -232,7 +234,11 @@ class WatchMachine(RuleBasedStateMachine):
         self.apply(self.store, self.jobs, self.twin.log[self.position])
         self.position += 1
 
-    @rule(ops=OPS)
+    @rule(more=st.lists(OPS, min_size=1, max_size=4))
+    def writes(self, more: list[list[tuple]]) -> None:
+        for ops in more:
+            self.write(ops)
+
     def write(self, ops: list[tuple]) -> None:
         """An older store first repeats what the newer one did."""
         if self.position == len(self.twin.log):
@@ -320,9 +326,12 @@ class WatchMachine(RuleBasedStateMachine):
             client.stream.notify_progress()
 
     @precondition(lambda self: self.clients)
-    @rule(who=st.integers(0, 2))
+    @rule(who=st.integers(0, 9))
     def close(self, who: int) -> None:
-        client = self.clients.pop(who % len(self.clients))
+        """Seldom."""
+        if who >= len(self.clients):
+            return
+        client = self.clients.pop(who)
         client.stream.close()
         client.stream.close()
         assert client.stream.take() == []
@@ -354,9 +363,8 @@ class WatchMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         self.watches.check_invariants()
-        if self.limits is not None:
-            assert self.due or not self.watches.behind, "nobody was told that somebody is behind"
-            self.due = self.watches.behind
+        assert self.due or not self.watches.behind, "nobody was told that somebody is behind"
+        self.due = self.watches.behind
         status = self.watches.status()
         assert status.streams == len(self.clients)
         assert status.watchers == sum(len(client.stream) for client in self.clients)
