@@ -224,6 +224,9 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 raise Unreachable([_reason(candidate, error)]) from error
+            except CallError:  # no token
+                connection.close()
+                raise
         raise Unreachable(reasons)
 
     def _connect(self, endpoint: str, deadline: float | None) -> http.client.HTTPConnection:
