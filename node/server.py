@@ -155,6 +155,7 @@ class Server:
             stamp=lambda: (self.auth.enabled, self.auth.store.revision),
             paused=lambda: self.installing,
             progress_ms=self.config.watch_progress_notify_interval,
+            jitter=self.member_id % 1000 / 1000,
         )
         self.replica.store_replaced = watches.attach
         return watches

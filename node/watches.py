@@ -10,13 +10,13 @@ not emptied until it does; what then does not fit into its queue, is read from h
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from typing import Any, Protocol
 
 from mvcc.errors import Compacted
 from mvcc.store import Store
-from mvcc.watchable_store import Notice, WatchableStore, WatchOptions
+from mvcc.watchable_store import Notice, WatchableStore, WatchOptions, WatchResponse
 
 FLUSH_STREAMS = 200
 FLUSH_BYTES = 4 << 20
@@ -80,7 +80,8 @@ class Watches:
     """The watches of one member.
 
     `stamp()` changes whenever somebody may have lost a permission. `paused()`: a snapshot is
-    replacing the store, and history must not be read.
+    replacing the store, and history must not be read. `jitter`, from 0 to 1, differs between
+    members, so that not all tell their clients' progress in the same moment.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Watches:
         stamp: Callable[[], object] = lambda: None,
         paused: Callable[[], bool] = lambda: False,
         progress_ms: int = 0,
-        jitter: Callable[[], float] = random.random,
+        jitter: float = 0.0,
     ) -> None:
         self.store = WatchableStore(store)
         self.store.on_behind = self._note_behind
@@ -99,8 +100,8 @@ class Watches:
         self._stamp = stamp
         self._seen = stamp()
         self._paused = paused
-        self._progress_ms = max(progress_ms or PROGRESS_MS, PROGRESS_MS_MIN)
-        self._jitter = jitter
+        interval_ms = max(progress_ms or PROGRESS_MS, PROGRESS_MS_MIN)
+        self.progress_seconds = interval_ms / 1e3 * (1 + jitter / 10)
         self._open: dict[Subscription, None] = {}
         self._marked: dict[Subscription, None] = {}
         self._scheduled = False
@@ -127,14 +128,13 @@ class Watches:
 
     def _flush(self) -> None:
         self._scheduled = False
-        marked, size = self._marked, 0
-        for _ in range(min(FLUSH_STREAMS, len(marked))):
-            subscription = next(iter(marked))
-            del marked[subscription]
+        size = 0
+        for subscription in list(islice(self._marked, FLUSH_STREAMS)):
+            self._marked.pop(subscription, None)
             size += subscription.flush()
             if size > FLUSH_BYTES:
                 break
-        if marked and not self._scheduled:
+        if self._marked and not self._scheduled:
             self._scheduled = True
             self._call_soon(self._flush)
 
@@ -177,8 +177,7 @@ class Watches:
 
     async def _tell_progress(self) -> None:
         while True:
-            # Not all members' clients in the same moment.
-            await asyncio.sleep(self._progress_ms / 1e3 * (1 + self._jitter() / 10))
+            await asyncio.sleep(self.progress_seconds)
             for number, subscription in enumerate(list(self._open)):
                 subscription.stream.notify_progress()
                 if number % PROGRESS_STREAMS == PROGRESS_STREAMS - 1:
@@ -186,36 +185,37 @@ class Watches:
 
     # -- for the member itself
 
-    async def notices(self, options: WatchOptions) -> AsyncIterator[Notice]:
-        """The events of one watcher as they come; close the iterator to end it.
+    async def notices(self, *watchers: WatchOptions) -> AsyncIterator[Notice]:
+        """The events of these watchers as they come; close the iterator to end it.
 
-        Compacted when its start is; ValueError with the reason for a watch that cannot be.
+        Compacted when a start is; ValueError with the reason for a watch that cannot be.
         """
         ready = asyncio.Event()
         stream = self.store.open(lambda _: ready.set())
         try:
-            stream.watch(options)
+            for options in watchers:
+                stream.watch(options)
             while True:
                 await ready.wait()
                 ready.clear()
                 for response in stream.take():
                     if response.canceled:
-                        raise _ended(options, response)
+                        raise _ended(response)
                     if response.notice is not None:
                         yield response.notice
         finally:
             stream.close()
 
-    async def first(self, options: WatchOptions) -> Notice:
-        """The first events of one watcher: `start_rev` one above a read makes it "since then"."""
-        notices = self.notices(options)
+    async def first(self, *watchers: WatchOptions) -> Notice:
+        """The first events of any: a `start_rev` one above a read makes it "since then"."""
+        notices = self.notices(*watchers)
         try:
             return await anext(notices)
         finally:
             await notices.aclose()  # type: ignore[attr-defined]
 
 
-def _ended(options: WatchOptions, response: Any) -> Exception:
+def _ended(response: WatchResponse) -> Exception:
     if response.compact_revision:
-        return Compacted(options.start_rev, response.compact_revision)
+        return Compacted(0, response.compact_revision)
     return ValueError(response.cancel_reason)

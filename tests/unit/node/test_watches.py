@@ -193,7 +193,7 @@ async def test_progress_is_told_to_the_idle(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(watches_module, "PROGRESS_MS_MIN", 1)
     monkeypatch.setattr(watches_module, "PROGRESS_STREAMS", 2)
     store = filled(1)
-    async with running(store, progress_ms=1, jitter=lambda: 0.5) as watches:
+    async with running(store, progress_ms=1, jitter=0.5) as watches:
         counters = [Counter(watches) for _ in range(5)]
         for counter in counters:
             counter.subscription.watch(key=b"b", progress_notify=True)
@@ -205,5 +205,7 @@ async def test_progress_is_told_to_the_idle(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("given", "used"), [(0, PROGRESS_MS), (1, 100), (5000, 5000)])
 def test_the_interval_of_progress_has_a_floor(given: int, used: int) -> None:
-    watches = Watches(filled(0), call_soon=lambda work: None, progress_ms=given)
-    assert watches._progress_ms == used
+    store = filled(0)
+    for jitter in (0, 0.5, 1):
+        watches = Watches(store, call_soon=print, progress_ms=given, jitter=jitter)
+        assert watches.progress_seconds == pytest.approx(used * (1 + jitter / 10) / 1e3)
