@@ -7,6 +7,7 @@ is not let in at all, because nobody has that name, waits as long as one with a 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -20,11 +21,17 @@ Result = TypeVar("Result")
 PASSWORD_BYTES_MAX = 72
 """bcrypt looks at no more, and some versions of it silently."""
 
+FOREIGN_COST_MAX = 16
+"""About four seconds. Nothing ends a comparison that has begun, and few can be made at a time."""
+
 _WORKERS = 2
 WAITING_MAX = 200
 """Two at a time, 60 ms each at the default cost: who comes later would wait past the request
 timeout. Authenticating is open to everybody, and must not fill the memory.
 """
+
+
+_HASH = re.compile(rb"\$2[aby]\$\d\d\$[./0-9A-Za-z]{53}")
 
 
 class Passwords:
@@ -50,8 +57,13 @@ class Passwords:
         against = hashed or self._nobodys
         # Too long, it was never accepted; cut, it may be somebody's.
         fits = len(text) <= PASSWORD_BYTES_MAX
-        same = await self._run(lambda: bcrypt.checkpw(text[:PASSWORD_BYTES_MAX], against))
+        same = await self._run(lambda: _is_of(text[:PASSWORD_BYTES_MAX], against))
         return same and fits and bool(hashed)
+
+    def check_foreign(self, hashed: bytes) -> None:
+        """InvalidArgument for a hash that is not bcrypt's, or that takes too long to compare."""
+        if not _HASH.fullmatch(hashed) or not 4 <= int(hashed[4:6]) <= FOREIGN_COST_MAX:
+            raise InvalidArgument(f"a hash that is not bcrypt's, of cost 4 to {FOREIGN_COST_MAX}")
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         if self._waiting >= WAITING_MAX:
@@ -67,9 +79,8 @@ class Passwords:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_hash(hashed: bytes) -> None:
-    """InvalidArgument unless `hashed` is one of bcrypt's."""
+def _is_of(password: bytes, hashed: bytes) -> bool:
     try:
-        bcrypt.checkpw(b"", hashed)
+        return bcrypt.checkpw(password, hashed)
     except ValueError:
-        raise InvalidArgument("a hashed password that is not one of bcrypt's") from None
+        return False  # It has the form of a hash, but no password can have it.

@@ -84,9 +84,11 @@ class Auth:
         if request.password or not request.hashedPassword:
             return await self._auth.passwords.hash(request.password)
         try:
-            return b64decode(request.hashedPassword, validate=True)
+            hashed = b64decode(request.hashedPassword, validate=True)
         except (Base64Error, ValueError):
             raise InvalidArgument("a hashed password that is not base64") from None
+        self._auth.passwords.check_foreign(hashed)
+        return hashed
 
     async def _propose(self, request: AuthRequest, asker: Asker) -> Any:
         check(request)

@@ -36,6 +36,22 @@ async def test_nobody_has_no_password(password: str) -> None:
     worker.close()
 
 
+async def test_a_hash_that_nothing_has_matches_nothing() -> None:
+    worker = Passwords(4)
+    for hashed in (b"$2b$99$" + b"a" * 53, b"$2b$04$" + b"~" * 53, b"junk"):
+        assert not await worker.matches("x", hashed)
+    worker.close()
+
+
+@pytest.mark.parametrize("cost", ["03", "17", "31", "99", "xx"])
+async def test_what_others_have_hashed_is_looked_at(cost: str) -> None:
+    worker = Passwords(4)
+    worker.check_foreign(b"$2y$16$" + b"a" * 53)
+    with pytest.raises(InvalidArgument, match="cost 4 to 16"):
+        worker.check_foreign(b"$2b$" + cost.encode() + b"$" + b"a" * 53)
+    worker.close()
+
+
 async def test_nobody_takes_as_long_as_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same work: one comparison with a hash of the same cost."""
     costs = []
