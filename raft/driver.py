@@ -170,7 +170,6 @@ class RaftDriver:
         self._handed_over_at = self._refusals_log_at = 0.0
         self._running = False
         self._failed = False
-        self._hastens = config.hasten_first_election
         self.observe_marker: Callable[[float], None] = lambda seconds: None
 
     # -- life
@@ -179,6 +178,7 @@ class RaftDriver:
         """Listen, tick, take part. The only voter of its cluster does not wait for an election
         timeout."""
         self._running = True
+        self._hastens = self._config.hasten_first_election
         await self._transport.start(self)
         self._ticker.start()
         if (
