@@ -13,10 +13,12 @@ from node.ctl.client import Client, b64, unb64
 from node.ctl.options import (
     BAD_ARGUMENTS,
     BAD_FEATURE,
+    ERROR,
     Command,
     client,
     fail,
     is_set,
+    parse_int,
     show_progress,
     write_format,
 )
@@ -308,10 +310,7 @@ def compaction(words: Sequence[str], physical: bool) -> None:
     """Forget the history before a revision: compaction <revision>."""
     if len(words) != 1:
         fail("compaction command needs 1 argument", BAD_ARGUMENTS)
-    try:
-        revision = int(words[0])
-    except ValueError:
-        fail(f"{words[0]!r} is not a revision", BAD_ARGUMENTS)
+    revision = parse_int(words[0], exit_code=ERROR)
     body = {"revision": revision, "physical": physical}
     client(patient=physical and not is_set("command_timeout")).call("kv/compaction", body)
     click.echo(f"compacted revision {revision}")

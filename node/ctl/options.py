@@ -269,13 +269,13 @@ def show_progress() -> bool:
     return sys.stderr.isatty()
 
 
-def parse_int(text: str, complaint: str = "{}") -> int:
+def parse_int(text: str, complaint: str = "{}", exit_code: int = BAD_ARGUMENTS) -> int:
     """A decimal number; `complaint` says what it is for."""
     try:
         return int(text)
     except ValueError:
         problem = f'strconv.ParseInt: parsing "{text}": invalid syntax'
-        fail(complaint.format(problem), BAD_ARGUMENTS)
+        fail(complaint.format(problem), exit_code)
 
 
 def parse_hex(text: str, what: str, *, signed: bool = False) -> int:

@@ -289,6 +289,7 @@ REFUSED = [
         'bad lease ID arg (strconv.ParseInt: parsing "xyz": invalid syntax), expecting ID in Hex',
     ),
     ("lease keep-alive --once 1f", 2, "etcdserver: requested lease not found"),
+    ("compaction x", 1, 'strconv.ParseInt: parsing "x": invalid syntax'),
     ("role add", 128, "role add command requires role name as its argument"),
     ("role list x", 128, "role list command requires no arguments"),
     ("role grant-permission r what k", 128, "invalid permission type: what"),
