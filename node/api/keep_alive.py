@@ -101,9 +101,17 @@ class KeepAlive:
 
     def _ask(self) -> None:
         while self._waiting and len(self._asking) < BATCH_MAX:
-            self._check(self._waiting[0])
             self._asking.append(self._waiting.popleft())
-        self._give_up = self._spawn(self._server.leases.renew(self._asking), self._answered)
+        self._give_up = self._spawn(self._renew(self._asking), self._answered)
+
+    async def _renew(self, numbers: list[int]) -> list[int]:
+        """By the leader. This member may be behind it: who has which keys is known after a read."""
+        server = self._server
+        if server.auth.enabled:
+            await server.call(lambda _, done, __: server.linearizable(done), None)
+            for number in numbers:
+                self._check(number)
+        return await server.leases.renew(numbers)
 
     def _answered(self, result: object) -> None:
         self._give_up = None

@@ -179,6 +179,14 @@ class FakeServer:
     def linearizable(self, done: Any) -> None:
         self._answer(lambda _: self.unreadable, None, done)
 
+    async def call(self, method: Any, request: Any, asker: Any = None) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        method(request, future.set_result, asker)
+        result = await future
+        if isinstance(result, Exception):
+            raise result
+        return result
+
     def range(self, request: RangeRequest, done: Any, _asker: Any = None) -> None:
         self._answer(self._range, request, done)
 

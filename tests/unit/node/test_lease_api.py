@@ -254,6 +254,21 @@ def test_renewing_needs_permission_to_write_the_keys() -> None:
     assert [told and told.code for told in sink.told] == [PERMISSION_DENIED]
 
 
+async def test_permission_is_judged_by_what_the_leader_knows() -> None:
+    """A member that lags behind may not know the lease, or its keys."""
+    server = FakeServer(hold=True)
+    server.auth = FakeAuth(closed=b"b")
+    server.leases.away = True
+    session, sink = stream(server)
+    tell(session, 7, end=False)
+    await turns()
+    server.lessor.granted[7] = 60
+    server.release()
+    await turns()
+    assert [told and told.code for told in sink.told] == [PERMISSION_DENIED]
+    assert (sink.lines, server.leases.asked) == ([], [])
+
+
 def test_a_learner_renews_nothing() -> None:
     server = FakeServer()
     server.is_learner = True
