@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mvcc.errors import Compacted
 from mvcc.kv import EventType, KeyValue, SortOrder, SortTarget
-from mvcc.watchable_store import WatchOptions, WatchResponse
+from mvcc.watchable_store import WatchOptions
 from node.apply import errors
 from node.apply.requests import (
     Asker,
@@ -124,7 +126,7 @@ class Claims:
         while True:
             found = await self._oldest(prefix, asker)
             if not found.kvs:
-                await self._news([WatchOptions(prefix, _end(prefix), found.revision + 1)])
+                await self._news(WatchOptions(prefix, _end(prefix), found.revision + 1))
                 continue
             leader = found.kvs[0]
             yield found.revision, leader
@@ -134,18 +136,19 @@ class Claims:
     async def _values(
         self, leader: KeyValue, revision: int, asker: Asker
     ) -> AsyncIterator[KeyValue]:
-        """What is put under the leader's key after `revision`, until that is deleted."""
-        async with self._watching([WatchOptions(leader.key, start_rev=revision + 1)]) as watching:
-            while True:
-                for response in await watching.next():
-                    if response.canceled:
+        """What is put under the leader's key after `revision`, until that is deleted or history is
+        compacted faster than it is read.
+        """
+        notices = self._server.watches.notices(WatchOptions(leader.key, start_rev=revision + 1))
+        with suppress(Compacted):
+            async for notice in notices:
+                if asker is not None:
+                    self._server.auth.check_range(self._renewed(asker), leader.key, b"")
+                for event in notice.events:
+                    if event.type == EventType.DELETE:
+                        await notices.aclose()
                         return
-                    if asker is not None:
-                        self._server.auth.check_range(self._renewed(asker), leader.key, b"")
-                    for event in response.notice.events if response.notice else ():
-                        if event.type == EventType.DELETE:
-                            return
-                        yield event.kv
+                    yield event.kv
 
     # -- the queue
 
@@ -196,10 +199,8 @@ class Claims:
                     return
                 after = older.revision + 1
                 await self._news(
-                    [
-                        WatchOptions(older.kvs[0].key, start_rev=after, no_put=True),
-                        WatchOptions(claim.key, start_rev=after, no_put=True),
-                    ]
+                    WatchOptions(older.kvs[0].key, start_rev=after, no_put=True),
+                    WatchOptions(claim.key, start_rev=after, no_put=True),
                 )
         except BaseException:
             # The client has left, or its place cannot be waited for: nobody shall wait behind it.
@@ -244,39 +245,10 @@ class Claims:
         """
         return asker and Identity(asker.user, self._server.auth.revision)
 
-    async def _news(self, options: Sequence[WatchOptions]) -> None:
+    async def _news(self, *watchers: WatchOptions) -> None:
         """Until something happens to what is watched, or history there is gone: look again."""
-        async with self._watching(options) as watching:
-            while not any(
-                response.canceled or response.notice for response in await watching.next()
-            ):
-                pass
-
-    def _watching(self, options: Sequence[WatchOptions]) -> _Watching:
-        return _Watching(self._server, options)
-
-
-class _Watching:
-    """A watch stream of our own, as long as the `async with` lasts."""
-
-    def __init__(self, server: Server, options: Sequence[WatchOptions]) -> None:
-        self._ready = asyncio.Event()
-        self._stream = server.watches.store.open(lambda _: self._ready.set())
-        self._options = options
-
-    async def __aenter__(self) -> _Watching:
-        for options in self._options:
-            self._stream.watch(options)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stream.close()
-
-    async def next(self) -> list[WatchResponse]:
-        """What was queued since the last call, at least one response."""
-        await self._ready.wait()
-        self._ready.clear()
-        return self._stream.take()
+        with suppress(Compacted):
+            await self._server.watches.first(*watchers)
 
 
 class _Turn(NamedTuple):
