@@ -146,7 +146,7 @@ def _public_key(method: str, text: bytes) -> Any:
     return key
 
 
-def _require(method: str, key: Any, rsa: type, curve: type, edwards: type) -> None:
+def _require(method: str, key: Any, rsa: type[Any], curve: type[Any], edwards: type[Any]) -> None:
     """ValueError unless the key is of the kind that the method signs with."""
     if method in _RSA:
         fits = isinstance(key, rsa)
