@@ -43,14 +43,24 @@ DELETE = st.tuples(st.just("delete"), RANGES, st.none())
 OPS = st.lists(st.one_of(PUT, PUT, DELETE), min_size=1, max_size=4)
 TINY = st.builds(
     Limits,
-    queue_bytes=st.sampled_from([1, 300, 4 << 20]),
-    queue_responses=st.integers(1, 4),
-    stream_watchers=st.just(4),
+    queue_bytes=st.sampled_from([1, 500, 4 << 20, 4 << 20]),
+    queue_responses=st.sampled_from([1, 4, 8, 16]),
+    stream_watchers=st.just(8),
     batch_watchers=st.integers(1, 3),
     slice_rows=st.integers(1, 4),
     slice_bytes=st.sampled_from([1, 200, 1 << 20]),
     slice_matches=st.integers(1, 5),
 )
+SELDOM = st.sampled_from([False, False, False, True])
+WATCH = st.tuples(
+    RANGES,
+    st.one_of(st.just(0), st.integers(-8, 4)),
+    st.sampled_from([0, 0, 0, 1, 7]),
+    st.tuples(SELDOM, SELDOM, st.booleans(), st.booleans()),
+)
+"""Range, start, id, flags."""
+WATCHES = st.lists(WATCH, min_size=1, max_size=4)
+THEN = st.sampled_from(["", "", "take", "catch up"])
 
 
 def inside(key: bytes, start: bytes, end: bytes) -> bool:
@@ -204,14 +214,19 @@ class WatchMachine(RuleBasedStateMachine):
         self.watches.on_behind = self.on_behind
         self.clients: list[Client] = []
 
-    @initialize(limits=TINY, past=st.lists(OPS, min_size=3, max_size=10))
-    def begin(self, limits: Limits, past: list[list[tuple]]) -> None:
-        """Some history, and two clients."""
+    @initialize(
+        limits=TINY,
+        past=st.lists(OPS, min_size=3, max_size=10),
+        watches=st.lists(WATCHES, min_size=1, max_size=3),
+    )
+    def begin(self, limits: Limits, past: list, watches: list[list[tuple]]) -> None:
+        """Some history, and clients that watch."""
         self.watches.limits = limits
         for ops in past:
             self.write(ops)
-        self.connect()
-        self.connect()
+        for who, wanted in enumerate(watches):
+            self.clients.append(Client(self))
+            self.watch(who, wanted)
 
     def on_behind(self) -> None:
         assert self.watches.behind and not self.due
@@ -234,10 +249,14 @@ class WatchMachine(RuleBasedStateMachine):
         self.apply(self.store, self.jobs, self.twin.log[self.position])
         self.position += 1
 
-    @rule(more=st.lists(OPS, min_size=1, max_size=4))
-    def writes(self, more: list[list[tuple]]) -> None:
-        for ops in more:
+    @rule(more=st.lists(st.tuples(OPS, THEN, st.integers(0, 2)), min_size=1, max_size=6))
+    def writes(self, more: list[tuple[list[tuple], str, int]]) -> None:
+        for ops, then, who in more:
             self.write(ops)
+            if then == "take":
+                self.clients[who % len(self.clients)].take()
+            elif then == "catch up":
+                self.catch_up()
 
     def write(self, ops: list[tuple]) -> None:
         """An older store first repeats what the newer one did."""
@@ -258,22 +277,16 @@ class WatchMachine(RuleBasedStateMachine):
         if self.jobs[0].step(limit):
             del self.jobs[0]
 
-    @precondition(lambda self: len(self.clients) < 3)
-    @rule()
-    def connect(self) -> None:
-        self.clients.append(Client(self))
-
-    @precondition(lambda self: self.clients)
-    @rule(
-        who=st.integers(0, 2),
-        span=RANGES,
-        start=st.one_of(st.just(0), st.integers(-8, 4)),
-        watch_id=st.sampled_from([0, 0, 0, 1, 7]),
-        flags=st.tuples(*[st.booleans()] * 4),
-    )
-    def watch(self, who: int, span: tuple, start: int, watch_id: int, flags: tuple) -> None:
-        """`start` is relative to the current revision, 0 for none."""
+    @rule(who=st.integers(0, 2), watches=WATCHES)
+    def watch(self, who: int, watches: list[tuple]) -> None:
         client = self.clients[who % len(self.clients)]
+        for one in watches:
+            self.begin_watch(client, *one)
+
+    def begin_watch(
+        self, client: Client, span: tuple, start: int, watch_id: int, flags: tuple
+    ) -> None:
+        """`start` is relative to the current revision, 0 for none."""
         future = self.store.current_rev + 1
         absolute = start and self.store.current_rev + start
         options = WatchOptions(*span, absolute, watch_id, *flags)
@@ -294,7 +307,6 @@ class WatchMachine(RuleBasedStateMachine):
         assert given == -1
         client.refusals.append(reason)
 
-    @precondition(lambda self: self.clients)
     @rule(who=st.integers(0, 2), which=st.integers(0, 3))
     def cancel(self, who: int, which: int) -> None:
         client = self.clients[who % len(self.clients)]
@@ -307,34 +319,29 @@ class WatchMachine(RuleBasedStateMachine):
         assert len(client.stream) == begun - canceled
         assert not client.stream.cancel(watch_id)
 
-    @precondition(lambda self: self.clients)
-    @rule(who=st.integers(0, 2))
-    def take(self, who: int) -> None:
-        self.clients[who % len(self.clients)].take()
+    @rule(who=st.integers(0, 2), everybody=st.booleans())
+    def take(self, who: int, everybody: bool) -> None:
+        for client in self.clients if everybody else [self.clients[who % len(self.clients)]]:
+            client.take()
 
-    @precondition(lambda self: self.clients)
-    @rule(who=st.integers(0, 2))
-    def request_progress(self, who: int) -> None:
+    @rule(who=st.integers(0, 2), of_each=st.booleans())
+    def progress(self, who: int, of_each: bool) -> None:
         client = self.clients[who % len(self.clients)]
+        if of_each:
+            client.stream.notify_progress()
+            return
         client.asked += 1
         client.stream.request_progress()
 
-    @precondition(lambda self: self.clients)
-    @rule()
-    def notify_progress(self) -> None:
-        for client in self.clients:
-            client.stream.notify_progress()
-
-    @precondition(lambda self: self.clients)
-    @rule(who=st.integers(0, 9))
+    @rule(who=st.integers(0, 2))
     def close(self, who: int) -> None:
-        """Seldom."""
-        if who >= len(self.clients):
-            return
-        client = self.clients.pop(who)
-        client.stream.close()
-        client.stream.close()
-        assert client.stream.take() == []
+        """Another client comes in its place."""
+        who %= len(self.clients)
+        stream = self.clients[who].stream
+        stream.close()
+        stream.close()
+        assert stream.take() == []
+        self.clients[who] = Client(self)
 
     @rule()
     def catch_up(self) -> None:
