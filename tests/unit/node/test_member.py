@@ -9,12 +9,13 @@ import pytest
 
 from node.config import load
 from node.member import Member
+from node.seams import Seams
 
 
 async def test_a_broken_invariant_in_a_callback_ends_the_member(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    member = Member(load([], {}), hit=lambda name: None)
+    member = Member(load([], {}), Seams(hit=lambda name: None))
     loop = asyncio.get_running_loop()
 
     def handle(error: Exception) -> None:
