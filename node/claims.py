@@ -14,12 +14,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mvcc.errors import Compacted
 from mvcc.kv import EventType, KeyValue, SortOrder, SortTarget
 from mvcc.watchable_store import WatchOptions
 from node.apply import errors
+from node.apply.checks import check
 from node.apply.requests import (
     Asker,
     Compare,
@@ -166,24 +167,29 @@ class Claims:
         oldest = RequestOp(request_range=_oldest(prefix))
         put = RequestOp(request_put=PutRequest(key, value, lease))
         request = TxnRequest([absent], [put, oldest], [there, oldest])
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        left = False
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def withdraw(result: object) -> None:
+            if isinstance(result, TxnResponse) and result.succeeded:
+                self._withdraw(Claim(key, result.revision, lease, 0), own_lease, asker)
 
         def done(result: object) -> None:
-            if left:
-                if isinstance(result, TxnResponse) and result.succeeded:
-                    self._withdraw(Claim(key, result.revision, lease, 0), own_lease, asker)
-            elif isinstance(result, Exception):
-                future.set_exception(result)
+            # A task hears a turn later that it is cancelled; the answer may come in between.
+            if future.cancelled():
+                withdraw(result)
             else:
                 future.set_result(result)
 
         server.txn(request, done, asker)
         try:
-            response: TxnResponse = await future
+            response = await future
         except asyncio.CancelledError:
-            left = True
+            if not future.cancelled():
+                withdraw(future.result())
             raise
+        if isinstance(response, Exception):
+            raise response
+        assert isinstance(response, TxnResponse), response
         return _turn(prefix, key, lease, value, response, own_lease=own_lease)
 
     async def _wait_turn(self, turn: _Turn, asker: Asker) -> None:
@@ -236,6 +242,7 @@ class Claims:
 
     async def _txn(self, request: TxnRequest, asker: Asker) -> TxnResponse:
         server = self._server
+        check(request)
         response: TxnResponse = await server.call(server.txn, request, self._renewed(asker))
         return response
 

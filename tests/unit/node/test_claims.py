@@ -1,0 +1,87 @@
+"""Claims on a lone member: whoever leaves, in whatever moment, leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from node.apply.errors import ClaimFailed, KeyNotProvided
+from node.apply.requests import LeaseGrantRequest, PutRequest
+from tests.unit.node.lone_member import LoneMember
+
+TURNS = 12
+"""More turns of the loop than a claim takes."""
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("lease", [7, 0])
+@pytest.mark.parametrize("after", range(TURNS))
+async def test_a_lock_that_is_given_up_in_any_moment(after: int, lease: int) -> None:
+    member = LoneMember()
+    await member.change(LeaseGrantRequest(60, 7))
+    locking = asyncio.create_task(member.server.claims.lock(b"m", lease, None))
+    await turns(after)
+    locking.cancel()
+    await turns(TURNS)
+    assert member.driver.failed == []
+    held = member.server.store.range(b"m/", b"m0").kvs
+    assert len(held) == (not locking.cancelled())
+
+
+@pytest.mark.parametrize("after", range(TURNS + 6))
+async def test_a_place_in_the_queue_that_is_given_up_in_any_moment(after: int) -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    first = await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
+    await turns(after)
+    waiting.cancel()
+    await turns(TURNS)
+    assert waiting.cancelled()
+    assert member.driver.failed == []
+    assert [kv.key for kv in member.server.store.range(b"m/", b"m0").kvs] == [first.key]
+
+
+async def test_who_waits_goes_on_when_the_first_one_leaves() -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    first = await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
+    await turns(TURNS)
+    await claims.unlock(first.key, None)
+    second = await asyncio.wait_for(waiting, 1)
+    assert (second.key, second.rev) == (b"m/8", first.rev + 1)
+
+
+async def test_whose_key_was_deleted_waits_no_longer() -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
+    await turns(TURNS)
+    await claims.unlock(b"m/8", None)
+    with pytest.raises(ClaimFailed, match="expired"):
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_claim_without_a_key_is_refused_before_the_log() -> None:
+    """A leader passes over what is forwarded to it and cannot be applied: nobody would answer."""
+    member = LoneMember()
+    await member.change(PutRequest(b"k", b"v"))
+    before = member.driver.commit_index
+    for asked in (
+        member.server.claims.proclaim(b"", 1, 0, b"v", None),
+        member.server.claims.resign(b"", 1, None),
+        member.server.claims.unlock(b"", None),
+    ):
+        with pytest.raises(KeyNotProvided):
+            await asked
+    assert member.driver.commit_index == before
