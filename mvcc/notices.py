@@ -23,7 +23,8 @@ class Notice:
     """Events to deliver, shared by all watchers that get the same ones.
 
     `events` are all of whole transactions, in order; `revision` is for the header. `size` in bytes.
-    `encoded` is scratch room for the shell, so that it encodes once for all of them.
+    `encoded` is scratch room for the shell, so that it encodes once for all of them: whole messages
+    by watch id, which may be any number, and under None what they share.
     """
 
     __slots__ = ("encoded", "events", "revision", "size")
@@ -32,7 +33,7 @@ class Notice:
         self.revision = revision
         self.events = events
         self.size = size
-        self.encoded: dict[int, bytes] = {}
+        self.encoded: dict[int | None, bytes] = {}
 
 
 class Slice:

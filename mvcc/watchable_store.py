@@ -125,6 +125,10 @@ class WatchStream:
         limits = self._watches.limits
         return self._bytes >= limits.queue_bytes or len(self._queue) >= limits.queue_responses
 
+    def watched(self) -> list[tuple[int, bytes, bytes]]:
+        """(watch id, key, range_end) of each watcher that has not ended."""
+        return [(each.watch_id, each.key, each.range_end) for each in self._watchers.values()]
+
     def fragment(self, watch_id: int) -> bool:
         """Whether this watcher asked that large answers be split; False for an unknown id."""
         watcher = self._watchers.get(watch_id)

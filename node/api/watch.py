@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FRAGMENT_SPARE_BYTES = 512 << 10
 """An answer is split when it is larger than a request may be, and so much more."""
 
-_NO_WATCHER = -1
 _EVENT_BYTES = 64
 
 
@@ -47,7 +46,6 @@ class WatchSession:
         self._sink = sink
         self._credentials = credentials
         self._asker: Asker = None
-        self._spans: dict[int, _Span] = {}
         self._revoked: dict[int, str] = {}
         self._rights = self._present_rights()
         self._part_bytes_max = server.config.max_request_bytes + FRAGMENT_SPARE_BYTES
@@ -81,7 +79,7 @@ class WatchSession:
             self.flush()
             self._sink.send([self._refused(reason)])
             return
-        watch_id = self._subscription.watch(
+        self._subscription.watch(
             key=span.key,
             range_end=span.range_end,
             start_rev=request.start_revision,
@@ -92,8 +90,6 @@ class WatchSession:
             progress_notify=request.progress_notify,
             fragment=request.fragment,
         )
-        if watch_id != _NO_WATCHER:
-            self._spans[watch_id] = span
 
     # -- what the store says
 
@@ -115,8 +111,6 @@ class WatchSession:
     def _lines(self, response: WatchResponse) -> Iterator[bytes]:
         watch_id, notice = response.watch_id, response.notice
         if notice is None:
-            if response.canceled:
-                self._spans.pop(watch_id, None)
             yield self._control(response)
         elif watch_id in self._revoked:
             return
@@ -129,9 +123,9 @@ class WatchSession:
         encoded = notice.encoded
         line = encoded.get(watch_id)
         if line is None:
-            events = encoded.get(_NO_WATCHER)
+            events = encoded.get(None)
             if events is None:
-                events = encoded[_NO_WATCHER] = encode_events(notice.events)
+                events = encoded[None] = encode_events(notice.events)
             line = encoded[watch_id] = self._message(watch_id, notice.revision, events)
         return line
 
@@ -199,8 +193,8 @@ class WatchSession:
         self._rights = self._present_rights()
         if not self._auth.enabled:
             return
-        for watch_id, span in list(self._spans.items()):
-            reason = self._denial_now(span)
+        for watch_id, key, range_end in self._stream.watched():
+            reason = self._denial_now(_Span(key, range_end))
             if reason and self._stream.cancel(watch_id):
                 self._revoked[watch_id] = reason
 

@@ -153,6 +153,20 @@ def test_everybody_shares_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.get("watch_id") for item in heard[0]] == [None, "1"]
 
 
+def test_the_id_of_no_watcher_is_an_id_like_others() -> None:
+    """What is encoded for it must not reach those who share its events."""
+    bench = WatchBench()
+    sessions = [bench.session() for _ in range(3)]
+    for (session, _), watch_id in zip(sessions, (-1, 0, -1), strict=True):
+        session.receive(create(watch_id=watch_id))
+    bench.put(b"a")
+    bench.turn()
+    heard = [sink.results()[1] for _, sink in sessions]
+    assert [item.pop("watch_id", None) for item in heard] == ["-1", None, "-1"]
+    assert heard == [heard[0]] * 3
+    assert heard[0]["events"][0]["kv"]["key"] == "YQ=="
+
+
 def test_large_answers_are_split_for_those_who_ask() -> None:
     bench = WatchBench(max_request_bytes=2000)
     bench.put(b"a1", b"a2", b"a3", value=b"v" * 200_000)
@@ -286,3 +300,24 @@ def test_a_new_watcher_under_a_revoked_id_is_heard() -> None:
         ["at", "created", "watch_id"],
         ["at", "events", "watch_id"],
     ]
+
+
+@pytest.mark.parametrize("watch_id", [4, -1])
+def test_a_watcher_under_the_id_of_one_that_ended_is_judged_like_others(watch_id: int) -> None:
+    """All three requests are heard before the first answer is written."""
+    bench = WatchBench()
+    bench.auth.enabled = True
+    bench.auth.may["ann"] = {b"a", b"b"}
+    session, sink = bench.session("ann")
+    session.receive(create(b"b", watch_id=watch_id))
+    session.receive(request(cancel_request={"watch_id": watch_id}))
+    session.receive(create(b"a", watch_id=watch_id))
+    bench.turn()
+    sink.results()
+    bench.auth.may["ann"] = {b"b"}
+    bench.auth.store.revision = 2
+    bench.put(b"a")
+    bench.turn()
+    (ended,) = sink.results()
+    assert ended["canceled"]
+    assert NO_PERMISSION in ended["cancel_reason"]
