@@ -276,6 +276,7 @@ class Outbox(Carrier):
 
     async def hear(self, body: bytes, *, last: bool = False) -> None:
         """Pass all messages on, slower while the client does not read the answers."""
+        await self._room.wait()
         self.put(body, last=last)
         while self.hear_some():
             await asyncio.sleep(0)

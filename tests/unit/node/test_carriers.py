@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from node.api.errors import (
     UNAVAILABLE,
     Refusal,
 )
+from node.api.methods import ANONYMOUS
 from node.apply.errors import NoLeader
 from node.apply.requests import PutRequest
 from tests.unit.node.duplex_fixture import EchoMethod
@@ -277,3 +279,22 @@ def test_what_is_not_simple_is_left_to_aiohttp(raw: bytes) -> None:
     bench.send(raw)
     assert bench.successor.data == raw
     assert bench.echo.sessions == []
+
+
+async def test_who_reads_no_answers_is_not_heard_frame_by_frame_either() -> None:
+    """On a WebSocket each message comes alone: none may pile up its answer behind the others."""
+    echo = EchoMethod()
+    outbox = carriers.Outbox(echo, ANONYMOUS, 1 << 20)
+    frame = json.dumps({"text": "x" * carriers.OUTBOX_BYTES}).encode()
+    await outbox.hear(frame)
+    assert outbox.full
+    hearing = asyncio.create_task(outbox.hear(b'{"n": 2}'))
+    await asyncio.sleep(0)
+    assert len(echo.happened) == 1
+    answers = aiter(outbox)
+    assert len(await anext(answers)) == 1
+    reading = asyncio.create_task(anext(answers))
+    await hearing
+    assert echo.happened[1:] == ["resume", {"n": 2}]
+    assert await reading == [line({"n": 2})]
+    outbox.close()
