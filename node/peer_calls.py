@@ -52,7 +52,7 @@ class PeerCalls:
         decoder, handler = known
         try:
             question = decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             raise CallFailed(f"malformed call {kind}: {error}") from error
         return _ENCODE(await handler(sender, question))
 
@@ -68,5 +68,5 @@ class PeerCalls:
         body = await self.transport.call(member, kind, _ENCODE(question), seconds)
         try:
             return msgspec.msgpack.decode(body, type=answer)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CallFailed(f"malformed answer to call {kind}: {error}") from error

@@ -32,7 +32,7 @@ def decode_message(data: bytes | memoryview) -> Message:
     """
     try:
         message = _message_decoder.decode(data)
-    except msgspec.DecodeError as error:  # ValidationError included
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise StepRefused(f"malformed message: {error}") from error
     if message.type not in _types:
         raise StepRefused(f"unknown message type {message.type}")

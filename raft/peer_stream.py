@@ -485,7 +485,7 @@ class Acceptor(Protocol):
     frame_bytes_max: int
 
     def admit(self, stream: AcceptedStream) -> bool:
-        """Whether there is room for one more connection that has not said hello."""
+        """Count a connection in that has not said hello; False when nobody is let in any more."""
 
     def verdict(self, stream: AcceptedStream, kind: int, member: int) -> Verdict:
         """ACCEPTED, or BUSY; takes the stream over as the member's only one of its kind."""
@@ -527,7 +527,7 @@ class AcceptedStream(asyncio.Protocol):
         self.transport = transport
         self._address = peer_address(transport)
         if not self._acceptor.admit(self):
-            self._end("refused: too many connections without a hello")
+            self._end("refused: this member stops")
             return
         tune_socket(transport)
         loop = asyncio.get_running_loop()
@@ -546,6 +546,12 @@ class AcceptedStream(asyncio.Protocol):
         """Close without another word; a refusal's answer is still flushed."""
         self._acceptor.complain(f"peer {self._address}: {why}")
         self.transport.close()
+
+    def push_out(self) -> None:
+        """Make room for another: this one has had the longest time to say hello."""
+        if not self.transport.is_closing():
+            self._acceptor.complain(f"peer {self._address}: too many connections without a hello")
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -57,8 +57,8 @@ BUFFER_BYTES_MAX = 64 * 1024 * 1024
 signs of life at the peer, so a long queue causes no election; 64 MiB are half a second of a 1
 Gbit/s network."""
 STRANGERS_MAX = 64
-"""Connections that have not said hello; each lives HANDSHAKE_SECONDS at most. Those in their TLS
-handshake are not seen here yet, but live no longer."""
+"""Connections that have not said hello; each lives HANDSHAKE_SECONDS at most, and one more costs
+the oldest its place. Those in their TLS handshake are not seen here yet, but live no longer."""
 SNAPSHOT_BYTES_MAX = 1 << 40
 
 
@@ -110,7 +110,7 @@ class TcpTransport:
         self._peers: dict[int, Peer] = {}
         self._dialers: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: set[AcceptedStream] = set()
+        self._connections: dict[AcceptedStream, None] = {}
         self._accepted: dict[tuple[int, int], AcceptedStream] = {}
         self._running = False
 
@@ -309,10 +309,13 @@ class TcpTransport:
     # -- connections of others: what AcceptedStream asks
 
     def admit(self, stream: AcceptedStream) -> bool:
-        """Count a new connection in, unless too many have not said hello."""
-        self._connections.add(stream)
-        strangers = sum(1 for other in self._connections if not other.member)
-        return self._running and strangers <= STRANGERS_MAX
+        """Count a new connection in. If too many have not said hello, it costs the oldest of them
+        its place: members say it at once, and must get in whoever else stands at the door."""
+        self._connections[stream] = None
+        strangers = [other for other in self._connections if not other.member]
+        for stranger in strangers[:-STRANGERS_MAX]:
+            stranger.push_out()
+        return self._running
 
     def verdict(self, stream: AcceptedStream, kind: int, member: int) -> Verdict:
         """The newest message stream of a member replaces the older one, which is dead or soon will
@@ -329,7 +332,7 @@ class TcpTransport:
 
     def closed(self, stream: AcceptedStream) -> None:
         """Forget a connection."""
-        self._connections.discard(stream)
+        self._connections.pop(stream, None)
         if self._accepted.get((stream.member, stream.kind)) is stream:
             del self._accepted[stream.member, stream.kind]
             peer = self._peers.get(stream.member)

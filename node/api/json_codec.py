@@ -145,7 +145,10 @@ def _is_broken(value: bool | str) -> bool:
 
 def _read_number(value: Any, field: Field) -> int:
     if isinstance(value, str) and len(value) <= _NUMBER_LENGTH_MAX and _NUMBER.fullmatch(value):
-        value = Decimal(value)
+        try:
+            value = Decimal(value)
+        except ArithmeticError:  # An exponent of more than 18 digits.
+            raise MalformedMessage(f"value of {field.name} is out of range") from None
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise MalformedMessage(f"invalid value for number field {field.name}")
     low, high = _BOUNDS[field.kind]

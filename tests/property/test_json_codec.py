@@ -34,7 +34,19 @@ INTS = st.one_of(
 )
 NUMBER_TEXTS = st.sampled_from(
     ["", "-", "0", "-0", "00", "007", "+1", " 1", "1 ", "1.0", "1.5", "1e1", "1e-1", "1e99", "0x1"]
-) | st.sampled_from(["1E400000000", "1_0", "٣", "many", "9" * 19, "9" * 20, "-" + "9" * 19])
+) | st.sampled_from(
+    [
+        "1E400000000",
+        "1e" + "9" * 30,
+        "0e-" + "9" * 30,
+        "1_0",
+        "٣",
+        "many",
+        "9" * 19,
+        "9" * 20,
+        "-" + "9" * 19,
+    ]
+)
 NUMBERS = st.one_of(
     INTS, INTS.map(str), NUMBER_TEXTS, st.sampled_from([1.0, 1.5, -0.0, 1e3, 1e19, True, None])
 )
@@ -46,6 +58,11 @@ BASE64 = st.one_of(
     st.sampled_from(
         ["%%%", "YQ=*", "a", "YR==", "YQ==YQ==", "=YQ=", "====", "Y\nQ==", "é", "-_+/"]
     ),
+    st.sampled_from([None, 5, True, [], {}]),
+)
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(["\0", "\ud800", "\U0001f600", "a" * 300, "http://127.0.0.1:1", "root"]),
     st.sampled_from([None, 5, True, [], {}]),
 )
 BOOLS = st.sampled_from([True, False, True, None, 1, 0, "true", "false"])
@@ -62,6 +79,8 @@ def values(field: Any, depth: int) -> st.SearchStrategy[Any]:
             one = BASE64
         case Kind.BOOL:
             one = BOOLS
+        case Kind.STRING:
+            one = TEXTS
         case Kind.ENUM:
             one = enums(field.of)
         case Kind.MESSAGE:
@@ -80,6 +99,9 @@ def usual(field: Any, depth: int) -> st.SearchStrategy[Any]:
             return BYTES.map(lambda b: b64encode(b).decode())
         case Kind.BOOL:
             return st.booleans()
+        case Kind.STRING:
+            one = st.text(max_size=5)
+            return st.lists(one, max_size=3) if field.repeated else one
         case Kind.ENUM:
             return st.one_of(st.sampled_from(list(field.of.__members__)), st.integers(0, 4))
         case Kind.MESSAGE:
@@ -142,6 +164,7 @@ CASES = st.sampled_from(MESSAGES).flatmap(lambda m: st.tuples(st.just(m), texts(
 @example((TxnRequest, b'{"compare":[{"version":1,"lease":"1"}]}'))
 @example((TxnRequest, b'{"success":' + b'[{"request_txn":{"success":' * 2000))
 @example((RangeRequest, b'{"key":"YQ==","limit":1E400000000}'))
+@example((RangeRequest, b'{"key":"YQ==","limit":"1E99999999999999999999"}'))
 @example((RangeRequest, '{"key":"YQ==","limit":"٣"}'.encode()))
 @example((RangeRequest, b'{"key":"YQ==","sort_order":2147483648}'))
 @example((TxnRequest, b'{"compare":[{"lease":"5"},{"version":"-5"},{"value":"YQ=="}]}'))

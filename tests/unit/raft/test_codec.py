@@ -84,6 +84,15 @@ def test_noise_is_refused_or_a_message(data: bytes) -> None:
     assert isinstance(message, Message)
 
 
+def test_depth_is_refused() -> None:
+    """Also where a field stands that this version does not know."""
+    fields = msgspec.msgpack.encode([2] + [0] * 5 + [[], 0, None, False, 0, 0, False])
+    deep = b"\xdc\x00\x0e" + fields[1:] + b"\x91" * 50_000 + b"\x90"
+    assert codec.decode_message(fields) == Message(type=2)
+    with pytest.raises(StepRefused, match="recursion"):
+        codec.decode_message(deep)
+
+
 def test_every_prefix_of_a_message_is_refused() -> None:
     data = codec.encode_message(append([Entry(3, 11, 0, b"value")]))
     for size in range(len(data)):
