@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import resource
 import socket
@@ -21,10 +20,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from node.api.annex import Annex, Guest
 from node.api.carriers import Outbox, check_size
-from node.api.door import CORS, HEAD_BYTES_MAX, IDLE_SECONDS, Door, Lobby, token_of
+from node.api.door import CORS, Door, Lobby, token_of
 from node.api.errors import (
     OK,
     MalformedMessage,
@@ -48,14 +47,6 @@ if TYPE_CHECKING:
     from node.tls import Tls
     from raft.tls_port import TlsPort
 
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """False for what aiohttp reports of malformed requests: those are the client's affair."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-aiohttp_log = logging.getLogger("esker.aiohttp")
-aiohttp_log.addFilter(_is_ours)
 
 GRPC_OVERHEAD_BYTES = 512 << 10
 """How much a message may exceed a request's limit before the transport refuses it unread."""
@@ -94,8 +85,8 @@ class HttpFace:
         self.routes = Routes(server, self.spawn, metrics)
         self._gate = Gate(server)
         self.health = Health(server)
-        self._aiohttp = self._behind(self._handle)
-        self._metrics_only = self._behind(self._handle_metrics)
+        self._aiohttp = Annex(self._handle)
+        self._metrics_only = Annex(self._handle_metrics)
         self.lobby = Lobby(
             {**self.routes.unary, **self.routes.duplexes},
             self._gate,
@@ -110,19 +101,6 @@ class HttpFace:
         self._listeners: list[asyncio.Server | TlsPort] = []
         self._sweeper: asyncio.TimerHandle | None = None
         metrics.watch_api(self.routes.methods(), self.lobby, self.health)
-
-    @staticmethod
-    def _behind(handler: Callable[[web.BaseRequest], Any]) -> web.Server:
-        return web.Server(
-            handler,
-            handler_cancellation=True,
-            access_log=None,
-            logger=aiohttp_log,
-            keepalive_timeout=IDLE_SECONDS,
-            max_line_size=HEAD_BYTES_MAX,
-            max_field_size=HEAD_BYTES_MAX,
-            auto_decompress=False,
-        )
 
     # -- listeners
 
@@ -168,7 +146,8 @@ class HttpFace:
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self.lobby.set_date(formatdate(usegmt=True))
-        self.lobby.sweep(self._loop.time())
+        for swept in (self.lobby, self._aiohttp, self._metrics_only):
+            swept.sweep(self._loop.time())
 
     async def stop(self, grace: float = 5.0) -> None:
         """Accept nothing new; answer what is being served, for at most `grace` seconds; then close
@@ -422,7 +401,7 @@ class HttpFace:
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         outbox = Outbox(method, self._credentials(request), self.lobby.message_bytes_max)
-        with self._ended_by_stop():
+        with self._endless(request):
             try:
                 hearing = self._loop.create_task(outbox.hear(body, last=True))
                 async for messages in outbox:
@@ -458,7 +437,7 @@ class HttpFace:
         if not credentials.token:
             credentials = credentials._replace(token=offered_token(request))
         method.started += 1
-        with self._ended_by_stop():
+        with self._endless(request):
             if isinstance(method, Stream):
                 await serve_stream(frames, method, credentials, self.lobby)
             else:
@@ -466,10 +445,11 @@ class HttpFace:
         return frames
 
     @contextlib.contextmanager
-    def _ended_by_stop(self) -> Iterator[None]:
-        """What the present task does meanwhile would never end by itself."""
+    def _endless(self, request: web.BaseRequest) -> Iterator[None]:
+        """What the present task does meanwhile would never end by itself: stopping does it."""
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None and isinstance(request.protocol, Guest)
+        request.protocol.patient = True
         self._streaming.add(task)
         try:
             yield
@@ -487,7 +467,10 @@ class HttpFace:
         """DNS rebinding guard: `host` is the Host header, with or without port."""
         if "*" in self._hosts:
             return True
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # Brackets without an address, letters that no name has.
+            return False
         return name.lower() in self._hosts
 
     def _cors_headers(self, request: web.BaseRequest) -> dict[str, str]:

@@ -63,6 +63,8 @@ async def serve_duplex(
 
     async def listen() -> None:
         async for frame in socket:
+            if frame.type is WSMsgType.ERROR:
+                break  # The client broke the protocol, and was told so.
             body = _body(frame)
             lobby.received_bytes += len(body)
             await outbox.hear(body)

@@ -328,6 +328,9 @@ async def test_host_whitelist() -> None:
     assert answer.status == 421
     (answer,) = await client.ask(get(b"a").replace(b"here", b"good.example"))
     assert answer.status == 200
+    for broken in (b"[", b"good.example]", b"[::1", "\u2100".encode()):
+        (answer,) = await client.ask(get(b"a").replace(b"here", broken))
+        assert answer.status == 421, broken
     await client.face.stop(0.1)
 
 
