@@ -5,7 +5,7 @@
 
 A key is the prefix and its lease in hexadecimal, so a lease claims once, and a claim ends with its
 lease. It all runs on the ordinary transactions, leases and watches of this member, with the rights
-of whoever asked: what happens here any client could have done by itself.
+of whoever asked, as they are at each step: what happens here any client could have done by itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mvcc.watchable_store import WatchOptions
 from node.apply import errors
 from node.apply.checks import check
 from node.apply.requests import (
+    CLUSTER,
     Asker,
     Compare,
     CompareTarget,
     DeleteRangeRequest,
-    Identity,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     PutRequest,
@@ -143,8 +143,7 @@ class Claims:
         notices = self._server.watches.notices(WatchOptions(leader.key, start_rev=revision + 1))
         with suppress(Compacted):
             async for notice in notices:
-                if asker is not None:
-                    self._server.auth.check_range(self._renewed(asker), leader.key, b"")
+                self._server.auth.check_range(asker, leader.key, b"")
                 for event in notice.events:
                     if event.type == EventType.DELETE:
                         await notices.aclose()
@@ -171,7 +170,7 @@ class Claims:
 
         def withdraw(result: object) -> None:
             if isinstance(result, TxnResponse) and result.succeeded:
-                self._withdraw(Claim(key, result.revision, lease, 0), own_lease, asker)
+                self._withdraw(Claim(key, result.revision, lease, 0), own_lease)
 
         def done(result: object) -> None:
             # A task hears a turn later that it is cancelled; the answer may come in between.
@@ -211,10 +210,10 @@ class Claims:
         except BaseException:
             # The client has left, or its place cannot be waited for: nobody shall wait behind it.
             if turn.ours:
-                self._withdraw(claim, turn.own_lease, asker)
+                self._withdraw(claim, turn.own_lease)
             raise
 
-    def _withdraw(self, claim: Claim, own_lease: bool, asker: Asker) -> None:
+    def _withdraw(self, claim: Claim, own_lease: bool) -> None:
         """Give up a claim, and the lease if it was made for it. Nobody waits for the answer; should
         it be lost, the lease ends the claim.
         """
@@ -223,12 +222,12 @@ class Claims:
             if isinstance(result, Exception):
                 log.info("a claim was left to its lease", extra={"why": repr(result)})
 
-        asker = self._renewed(asker)
+        # Not with the rights of whoever asked: that these have ended may be the reason.
         if own_lease:
-            self._server.propose(LeaseRevokeRequest(claim.lease), done, asker)
+            self._server.propose(LeaseRevokeRequest(claim.lease), done, CLUSTER)
         else:
             deletion = _while_claimed(claim.key, claim.rev, _deletion(claim.key))
-            self._server.propose(deletion, done, asker)
+            self._server.propose(deletion, done, CLUSTER)
 
     # -- what any client could ask
 
@@ -237,20 +236,14 @@ class Claims:
 
     async def _range(self, request: RangeRequest, asker: Asker) -> RangeResponse:
         server = self._server
-        response: RangeResponse = await server.call(server.range, request, self._renewed(asker))
+        response: RangeResponse = await server.call(server.range, request, asker)
         return response
 
     async def _txn(self, request: TxnRequest, asker: Asker) -> TxnResponse:
         server = self._server
         check(request)
-        response: TxnResponse = await server.call(server.txn, request, self._renewed(asker))
+        response: TxnResponse = await server.call(server.txn, request, asker)
         return response
-
-    def _renewed(self, asker: Asker) -> Asker:
-        """Whoever waited for long asks as of now: users and roles may have changed meanwhile, and
-        what they may do is judged anew.
-        """
-        return asker and Identity(asker.user, self._server.auth.revision)
 
     async def _news(self, *watchers: WatchOptions) -> None:
         """Until something happens to what is watched, or history there is gone: look again."""

@@ -6,8 +6,32 @@ import asyncio
 
 import pytest
 
-from node.apply.errors import ClaimFailed, KeyNotProvided
-from node.apply.requests import LeaseGrantRequest, PutRequest
+from node.apply.errors import (
+    AuthOldRevision,
+    ClaimFailed,
+    KeyNotProvided,
+    PermissionDenied,
+    UserEmpty,
+)
+from node.apply.requests import (
+    CLUSTER,
+    AuthDisableRequest,
+    AuthEnableRequest,
+    Identity,
+    LeaseGrantRequest,
+    Permission,
+    PermissionType,
+    PutRequest,
+    Request,
+    RoleAddRequest,
+    RoleDeleteRequest,
+    RoleGrantPermissionRequest,
+    UserAddRequest,
+    UserChangePasswordRequest,
+    UserDeleteRequest,
+    UserGrantRoleRequest,
+)
+from tests.unit.node.auth_fixture import HASH
 from tests.unit.node.lone_member import LoneMember
 
 TURNS = 12
@@ -85,3 +109,96 @@ async def test_a_claim_without_a_key_is_refused_before_the_log() -> None:
         with pytest.raises(KeyNotProvided):
             await asked
     assert member.driver.commit_index == before
+
+
+# -- users and roles that change while somebody waits
+
+
+RIGHTS = Permission(PermissionType.READWRITE, b"m/", b"m0")
+GONE = (
+    UserDeleteRequest("alice"),
+    UserAddRequest("alice", HASH),
+    UserGrantRoleRequest("alice", "m"),
+)
+"""Another alice, who may do the same."""
+
+
+async def guarded() -> LoneMember:
+    """Authentication is on, and alice may claim `m`."""
+    member = LoneMember()
+    await member.change(
+        *(UserAddRequest(name, HASH) for name in ("root", "alice")),
+        RoleAddRequest("m"),
+        RoleGrantPermissionRequest("m", RIGHTS),
+        UserGrantRoleRequest("root", "root"),
+        UserGrantRoleRequest("alice", "m"),
+        *(LeaseGrantRequest(60, number) for number in (7, 8)),
+        AuthEnableRequest(),
+    )
+    return member
+
+
+async def test_who_waits_goes_on_waiting_when_roles_change() -> None:
+    member = await guarded()
+    claims, alice = member.server.claims, Identity("alice", member.auth.revision)
+    first = await claims.lock(b"m", 7, alice)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, alice))
+    await turns(TURNS)
+    await member.change(RoleAddRequest("other"))
+    await claims.unlock(first.key, CLUSTER)
+    assert (await asyncio.wait_for(waiting, 1)).key == b"m/8"
+
+
+@pytest.mark.parametrize("lease", [8, 0])
+@pytest.mark.parametrize(
+    "change", [GONE, (UserChangePasswordRequest("alice", HASH),), (RoleDeleteRequest("m"),)]
+)
+async def test_who_is_no_longer_let_in_gets_no_lock_and_is_in_nobodys_way(
+    change: tuple[Request, ...], lease: int
+) -> None:
+    member = await guarded()
+    claims, alice = member.server.claims, Identity("alice", member.auth.revision)
+    first = await claims.lock(b"m", 7, alice)
+    waiting = asyncio.create_task(claims.lock(b"m", lease, alice))
+    await turns(TURNS)
+    await member.change(*change)
+    await claims.unlock(first.key, CLUSTER)
+    with pytest.raises((AuthOldRevision, PermissionDenied)):
+        await asyncio.wait_for(waiting, 1)
+    await turns(TURNS)
+    assert member.server.store.range(b"m/", b"m0").kvs == []
+    await member.stop()
+
+
+@pytest.mark.parametrize(
+    "change", [GONE, (UserChangePasswordRequest("alice", HASH),), (RoleDeleteRequest("m"),)]
+)
+async def test_an_observer_that_is_no_longer_let_in_hears_no_more(
+    change: tuple[Request, ...],
+) -> None:
+    member = await guarded()
+    claims, alice = member.server.claims, Identity("alice", member.auth.revision)
+    leader = await claims.campaign(b"m", 7, b"one", alice)
+    heard = claims.observe(b"m", alice)
+    assert (await anext(heard))[1].value == b"one"
+    await member.change(*change)
+    following = asyncio.create_task(anext(heard))
+    await turns(TURNS)
+    await claims.proclaim(leader.key, leader.rev, 7, b"two", CLUSTER)
+    with pytest.raises((AuthOldRevision, PermissionDenied)):
+        await asyncio.wait_for(following, 1)
+
+
+async def test_an_observer_from_before_it_was_switched_on_hears_no_more() -> None:
+    member = await guarded()
+    await member.change(AuthDisableRequest())
+    claims = member.server.claims
+    leader = await claims.campaign(b"m", 7, b"one", None)
+    heard = claims.observe(b"m", None)
+    assert (await anext(heard))[1].value == b"one"
+    await member.change(AuthEnableRequest())
+    following = asyncio.create_task(anext(heard))
+    await turns(TURNS)
+    await claims.proclaim(leader.key, leader.rev, 7, b"two", CLUSTER)
+    with pytest.raises(UserEmpty):
+        await asyncio.wait_for(following, 1)
