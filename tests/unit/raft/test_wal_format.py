@@ -71,6 +71,18 @@ def test_records_come_back_up_to_the_zeros() -> None:
     assert read(b"") == []
 
 
+@pytest.mark.parametrize("short", [0, 1, 8, 15, 16, 17])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_the_end_is_found_before_any_number_of_zeros(blocks: int, short: int) -> None:
+    parts: list[bytes] = []
+    add_record(parts, Kind.ENTRIES, b"abc", crc=7, offset=0)
+    record = b"".join(parts)
+    size = max(len(record), (blocks << 16) + len(record) - short)
+    assert read(record.ljust(size, b"\0")) == [b"abc"]
+    stray = record.ljust(size, b"\0") + b"x"
+    assert size == len(record) or damage_of(stray).offset == len(record)
+
+
 def test_the_chain_covers_what_came_before() -> None:
     assert damage_of(segment(b"first", b"second", seed=8)).offset == 0
     other = segment(b"fIrst", b"second")
