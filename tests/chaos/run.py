@@ -1,0 +1,189 @@
+"""One run: members, clients, faults one after the other, then quiet, and the verdict."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.arena import Arena
+from tests.chaos.faults import FAULTS, MEANWHILE, Fault, NotHere, die_at
+from tests.chaos.history import Ending, History, now
+from tests.chaos.load import LEASE_TTL_SECONDS, Load
+from tests.chaos.model import Row
+from tests.chaos.report import Injected, Report
+from tests.chaos.verdict import LEASED, judge
+from tests.cluster.client import NO_ANSWER, ApiError
+from tests.cluster.harness import Member, wait_until
+
+log = logging.getLogger("chaos")
+
+RECOVERY_SECONDS = 30.0
+QUIET_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`only`: names of faults to draw from, all if empty. The seed draws the schedule and the load;
+    what the members make of them differs from run to run.
+    """
+
+    seconds: float = 60.0
+    seed: int = 1
+    rate: float = 120.0
+    writers: int = 6
+    hold_seconds: tuple[float, float] = (1.0, 5.0)
+    only: tuple[str, ...] = ()
+
+
+def run(settings: Settings, root: Path) -> tuple[Report, History]:
+    """Members' data and logs are below `root`. What goes wrong is in the report, not raised."""
+    report = Report(settings.seed, settings.seconds)
+    history = History()
+    arena = Arena(root, seed=settings.seed)
+    try:
+        arena.start()
+        load = Load(
+            arena.addresses(),
+            history,
+            seed=settings.seed,
+            writers=settings.writers,
+            rate=settings.rate,
+        )
+        arena.told = load.told
+        load.start()
+        try:
+            _faults(arena, load, settings, report)
+            load.stop_writing()
+            end(arena, load, history)
+        finally:
+            load.stop()
+    except (AssertionError, ApiError, *NO_ANSWER) as error:
+        log.exception("the run ends early")
+        report.failure = f"{error!r}\n{arena.cluster.report()}"
+    finally:
+        arena.close()
+    report.findings = judge(history)
+    return report, history
+
+
+def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:
+    """Every fault once in a random order, then again in another, for ever; after each third one a
+    death at the next failpoint.
+    """
+    chance = random.Random(f"{settings.seed} schedule")
+    points = [f"die-at {name}" for name in arena.failpoints()]
+    if settings.only:
+        chosen = [*FAULTS, *points]
+        unknown = [name for name in settings.only if name not in chosen]
+        assert not unknown, f"no such fault: {', '.join(unknown)}; there are {', '.join(chosen)}"
+    names = [name for name in FAULTS if not settings.only or name in settings.only]
+    points = [name for name in points if not settings.only or name in settings.only]
+    places: list[str] = []
+    while True:
+        for number, name in enumerate(chance.sample(names, len(names))):
+            yield name, FAULTS[name]
+            if points and number % 3 == 2:
+                places = places or chance.sample(points, len(points))
+                place = places.pop()
+                yield place, die_at(place.removeprefix("die-at "))
+        if not names:
+            for place in chance.sample(points, len(points)):
+                yield place, die_at(place.removeprefix("die-at "))
+
+
+def _faults(arena: Arena, load: Load, settings: Settings, report: Report) -> None:
+    deadline = time.monotonic() + settings.seconds
+    chance = random.Random(f"{settings.seed} times")
+    _wait_write(load, now())
+    with ThreadPoolExecutor(1) as pool:
+        for name, fault in schedule(settings, arena):
+            if time.monotonic() >= deadline:
+                return
+            entry = Injected(name)
+            report.faults.append(entry)
+            hold = chance.uniform(*settings.hold_seconds)
+            word = chance.choice([*MEANWHILE, ""])
+            try:
+                _inject(arena, entry, fault(arena), pool, hold=hold, word=word)
+            except NotHere as error:
+                entry.skipped = str(error)
+                log.info("%s: not injected: %s", name, error)
+            _wait_write(load, now())
+            arena.wait_healthy()
+            time.sleep(chance.uniform(0.2, 1.0))
+
+
+def _inject(
+    arena: Arena,
+    entry: Injected,
+    steps: Iterator[str],
+    pool: ThreadPoolExecutor,
+    *,
+    hold: float,
+    word: str,
+) -> None:
+    """Inject, hold, heal; under the fault `word` is asked for, if anything."""
+    entry.detail = next(steps)
+    entry.injected = now()
+    log.info("%s: %s, for %.1f s", entry.name, entry.detail, hold)
+    asked = pool.submit(MEANWHILE[word], arena) if word else None
+    time.sleep(hold)
+    for _ in steps:
+        raise AssertionError(f"{entry.name} yields twice")
+    entry.healed = now()
+    entry.meanwhile = f"{word}: {_outcome(asked)}" if asked else ""
+    log.info("%s: healed; meanwhile %s", entry.name, entry.meanwhile or "nothing")
+
+
+def _outcome(asked: Future[str]) -> str:
+    """What was asked for under a fault may be refused or get no answer: that is no anomaly."""
+    try:
+        return asked.result(QUIET_SECONDS)
+    except (ApiError, *NO_ANSWER) as error:
+        return repr(error)
+
+
+def _wait_write(load: Load, since: int) -> None:
+    """Somebody's write that began after `since` is answered."""
+
+    def written() -> bool:
+        operations = load.history.operations
+        return any(
+            operation.called >= since and operation.outcome == "ok" and operation.request.writes
+            for operation in operations[-1000:]
+        )
+
+    wait_until("a write is answered", written, RECOVERY_SECONDS)
+
+
+# -- the end
+
+
+def end(arena: Arena, load: Load, history: History) -> None:
+    """Leases run out, members agree, watchers have heard all; then what each member holds."""
+    arena.links.heal()
+    arena.wait_healthy()
+    first = arena.cluster[0]
+    wait_until(
+        "all leases have ended",
+        lambda: not first.client.prefix(LEASED, keys_only=True).kvs,
+        QUIET_SECONDS + LEASE_TTL_SECONDS,
+    )
+    _, _, revision = arena.cluster.wait_same_history(QUIET_SECONDS)
+    wait_until("watchers were told all", lambda: load.told() >= revision, QUIET_SECONDS)
+    history.endings += [ending(member) for member in arena.cluster]
+
+
+def ending(member: Member) -> Ending:
+    rows = tuple(
+        (kv.key, Row(kv.value, kv.version, kv.create_revision, kv.mod_revision))
+        for kv in member.client.everything(serializable=True)
+    )
+    alarms = tuple(each["alarm"] for each in member.client.alarms())
+    revision = member.client.range(b"\0", serializable=True).revision
+    return Ending(member.name, revision, rows, member.client.hash_kv(), alarms)
