@@ -59,6 +59,8 @@ from raft.transport import SnapshotSource
 log = logging.getLogger("esker.server")
 
 _UNAPPLIED_MAX = 5000
+_SILENT_ELECTIONS = 3
+"""Without a leader for so many election timeouts, streams of those who need one are ended."""
 _QUOTA_CHECKED = (PutRequest, TxnRequest, LeaseGrantRequest)
 
 
@@ -78,7 +80,10 @@ class ServerStatus(NamedTuple):
 
 
 class Server:
-    """What clients reach of a member. `node.api` reads the attributes named here, nothing else."""
+    """What clients reach of a member. `node.api` reads the attributes named here, nothing else.
+
+    `leaderless`: no leader is known, and that for several election timeouts.
+    """
 
     def __init__(
         self,
@@ -142,6 +147,8 @@ class Server:
         self.corruption_check = CorruptionCheck(self)
         self.compactor.finished = self.corruption_check.compaction_finished
         self.claims = Claims(self)
+        self.leaderless = False
+        self._led_at = self._loop.time()
         self.watches = self._new_watches()
         self.observe_compaction: Callable[[float], None] = lambda pause_ms: None
         self._stopping = False
@@ -152,7 +159,7 @@ class Server:
         watches = Watches(
             self.store,
             call_soon=self._loop.call_soon,
-            stamp=lambda: (self.auth.enabled, self.auth.store.revision),
+            stamp=lambda: (self.auth.enabled, self.auth.store.revision, self.leaderless),
             paused=lambda: self.installing,
             progress_ms=self.config.watch_progress_notify_interval,
             jitter=self.member_id % 1000 / 1000,
@@ -223,7 +230,7 @@ class Server:
     def propose(self, request: Request, done: Done, asker: Asker = None) -> None:
         """Put a checked request through the log; `done` gets its response, or why it was refused.
 
-        RequestTimedOut means that the outcome is unknown; every other error that nothing changed.
+        OutcomeUnknown means that it may still be applied; every other error that nothing changed.
         """
         refusal = self._refuse(request)
         if refusal is not None:
@@ -463,15 +470,22 @@ class Server:
             done(errors.RequestTimedOut())
         self.reads.sweep(now, errors.RequestTimedOut)
         self.auth.sweep()
+        self._note_leader(now)
         self.watches.sweep()
         # Somebody waits here for what others write: a leader elsewhere tells of commits at once.
         self.driver.eager = self.store.on_write is not None
         self.backend.poll()
+
+    def _note_leader(self, now: float) -> None:
+        if self.leader != NONE:
+            self._led_at = now
+        silence = _SILENT_ELECTIONS * self.config.election_timeout / 1e3
+        self.leaderless = now - self._led_at > silence
 
     def refuse_all(self) -> None:
         """The member stops: nothing new is taken, and nobody waits any longer."""
         self._stopping = True
         self.auth.close()
         for done in self._proposals.take_all():
-            done(errors.Stopped())
+            done(errors.StoppedWaiting())
         self.reads.fail_all(errors.Stopped())

@@ -15,8 +15,8 @@ from random import Random
 SECTOR = 512
 
 
-class PowerCut(Exception):
-    """The machine is off: nothing works until `crash`."""
+class PowerCut(BaseException):
+    """The machine is off: nothing works until `crash`. No handler of errors may catch it."""
 
 
 class _File:

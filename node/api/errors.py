@@ -83,6 +83,10 @@ class MalformedMessage(ValueError):
     """The body is no JSON of the message that the path takes; the text says where."""
 
 
+class LeaderNeeded(apply_errors.NoLeader):
+    """The client asked not to be served by a member that knows no leader."""
+
+
 class MessageTooLarge(Exception):
     """A request beyond what the transport takes at all, in bytes."""
 
@@ -239,6 +243,7 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     # etcd's own table says ResourceExhausted; what it sends is Unknown, and clients know it so.
     apply_errors.TooManyRequests: Refusal(UNKNOWN, "etcdserver: too many requests"),
     apply_errors.Stopped: Refusal(UNAVAILABLE, "etcdserver: server stopped"),
+    apply_errors.StoppedWaiting: Refusal(UNAVAILABLE, "etcdserver: server stopped"),
     apply_errors.TransferTimedOut: Refusal(
         UNKNOWN, "etcdserver: request timed out, leader transfer took too long"
     ),
@@ -274,8 +279,8 @@ def opaque_refusal(error: BaseException) -> Refusal:
     if isinstance(error, apply_errors.ClaimFailed):
         return Refusal(UNKNOWN, str(error))
     told = refusal(error)
-    malformed = isinstance(error, MalformedMessage | MessageTooLarge)
-    return told if malformed else told._replace(code=UNKNOWN)
+    before = isinstance(error, MalformedMessage | MessageTooLarge | LeaderNeeded)
+    return told if before else told._replace(code=UNKNOWN)
 
 
 def _text(error: BaseException) -> str:

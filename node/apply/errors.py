@@ -248,5 +248,9 @@ class RequestTimedOut(OutcomeUnknown):
     pass
 
 
+class StoppedWaiting(OutcomeUnknown):
+    """The member stopped before it saw the request applied."""
+
+
 class LeaderFailed(RequestTimedOut):
     """The request was forwarded to a leader that ended, and the next one does not know of it."""

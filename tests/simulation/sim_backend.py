@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 from sortedcontainers import SortedDict
@@ -37,14 +38,17 @@ class StateFile(msgspec.Struct):
     tables: dict[str, list[tuple[bytes, bytes]]]
 
 
+Tables = dict[str, SortedDict]
+
+
 class Platter:
     """What a member's database is on disk. `unsynced` are commits that a power cut may take, oldest
     first.
     """
 
     def __init__(self) -> None:
-        self.tables = {name: SortedDict() for name in TABLES}
-        self.applied = (0, 0)
+        self._tables: Tables = {name: SortedDict() for name in TABLES}
+        self._applied = (0, 0)
         self.unsynced: list[tuple[Rows, tuple[int, int]]] = []
 
     def commit(self, rows: Rows, applied: tuple[int, int]) -> None:
@@ -53,12 +57,8 @@ class Platter:
     def sync(self, count: int | None = None) -> None:
         """The oldest `count` commits are safe."""
         for rows, applied in self.unsynced[:count]:
-            for (table, key), value in rows.items():
-                if value is None:
-                    self.tables[table].pop(key, None)
-                else:
-                    self.tables[table][key] = value
-            self.applied = applied
+            _write(self._tables, rows)
+            self._applied = applied
         self.unsynced = self.unsynced[count:] if count is not None else []
 
     def power_cut(self, kept: int) -> None:
@@ -67,15 +67,33 @@ class Platter:
         self.unsynced = []
 
     def replace(self, state: StateFile) -> None:
-        self.tables = {name: SortedDict(state.tables.get(name, ())) for name in TABLES}
-        self.applied = (state.index, state.term)
+        self._tables = {name: SortedDict(state.tables.get(name, ())) for name in TABLES}
+        self._applied = (state.index, state.term)
         self.unsynced = []
 
+    @property
+    def applied(self) -> tuple[int, int]:
+        """(index, term) of the last commit, synced or not."""
+        return self.unsynced[-1][1] if self.unsynced else self._applied
+
+    def tables(self) -> Tables:
+        """A copy as of the last commit, synced or not."""
+        tables = {name: rows.copy() for name, rows in self._tables.items()}
+        for rows, _ in self.unsynced:
+            _write(tables, rows)
+        return tables
+
     def state(self) -> StateFile:
-        """As of the last commit, synced or not."""
-        self.sync()
-        tables = {name: list(rows.items()) for name, rows in self.tables.items()}
+        tables = {name: list(rows.items()) for name, rows in self.tables().items()}
         return StateFile(*self.applied, tables)
+
+
+def _write(tables: Tables, rows: Rows) -> None:
+    for (table, key), value in rows.items():
+        if value is None:
+            tables[table].pop(key, None)
+        else:
+            tables[table][key] = value
 
 
 class _Info(NamedTuple):
@@ -114,12 +132,15 @@ class SimBackend(MemoryBackend):
         self._committing = False
         self._rebuilding = ""
         self._dead = False
+        self.effects = 0
+        """CRC-32 of the rows written since it was last set to 0."""
         self._load()
 
     def _load(self) -> None:
         platter = self._platter
+        # As LMDB's environments are opened: what an earlier process left in the cache is synced.
         platter.sync()
-        self._tables = {name: rows.copy() for name, rows in platter.tables.items()}
+        self._tables = platter.tables()
         self._applied = self._durable = platter.applied
         self.durable_index = platter.applied[0]
         self._undo.clear()
@@ -128,6 +149,20 @@ class SimBackend(MemoryBackend):
             len(key) + len(row) for rows in self._tables.values() for key, row in rows.items()
         )
         self._bytes_max = max(self._bytes_max, self._bytes)
+
+    # -- rows
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        super().put(table, key, value)
+        self.effects = crc32(value, crc32(key, crc32(table.encode(), self.effects)))
+
+    def delete(self, table: str, key: bytes) -> None:
+        super().delete(table, key)
+        self.effects = crc32(b"deleted", crc32(key, crc32(table.encode(), self.effects)))
+
+    def rows(self, table: str) -> list[tuple[bytes, bytes]]:
+        """All of a table, committed or not."""
+        return list(self._tables[table].items())
 
     # -- when batches close
 
@@ -197,8 +232,7 @@ class SimBackend(MemoryBackend):
     # -- whole states
 
     def snapshot(self, owner: str = "snapshot") -> MemorySnapshot:
-        self._platter.sync()
-        return MemorySnapshot({name: rows.copy() for name, rows in self._platter.tables.items()})
+        return MemorySnapshot(self._platter.tables())
 
     def info(self) -> _Info:
         return _Info(self._rebuilding, [])

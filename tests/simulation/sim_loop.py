@@ -11,7 +11,10 @@ import asyncio
 import contextvars
 from asyncio import base_events
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from tests.faulty_disk import PowerCut
 
 _LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
 
@@ -27,6 +30,28 @@ class Life:
         self.frozen_until = 0.0
         self.handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
         self._late = 0
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks_max = 100
+
+    def own(self, task: asyncio.Task[Any]) -> None:
+        """A task that was begun in this life."""
+        self._tasks.append(task)
+        if len(self._tasks) > self._tasks_max:
+            self._tasks = self.unfinished()
+            self._tasks_max = 2 * len(self._tasks) + 100
+
+    def unfinished(self) -> list[asyncio.Task[Any]]:
+        """In the order they were begun."""
+        return [task for task in self._tasks if not task.done()]
+
+    def bury(self) -> None:
+        """Free what a dead life left behind, now: the collector would do it at any time, and what
+        `finally` clauses do then would be part of the run.
+        """
+        assert not self.alive, f"{self.name} lives"
+        left, self._tasks = self.unfinished(), []
+        for task in left:
+            self.context().run(_close, task)
 
     def freeze(self, until: float) -> None:
         """Nothing of this life runs before `until`."""
@@ -42,6 +67,31 @@ class Life:
         context = contextvars.copy_context()
         context.run(_LIFE.set, self)
         return context
+
+
+def life_of(context: contextvars.Context) -> Life | None:
+    """Whose life what runs in `context` belongs to."""
+    return context.get(_LIFE)
+
+
+class Killed(BaseException):
+    """The process has ended at this very place."""
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    """From the innermost coroutine outwards: each may await again while it is closed, and whoever
+    awaits it must not hear of that.
+    """
+    outermost: Any = task.get_coro()
+    for _ in range(1000):
+        if outermost.cr_frame is None:
+            return
+        innermost = outermost
+        while getattr(innermost.cr_await, "cr_frame", None) is not None:
+            innermost = innermost.cr_await
+        with suppress(BaseException):
+            innermost.close()
+    raise AssertionError(f"{outermost} does not end")
 
 
 class Deadlock(Exception):
@@ -131,13 +181,21 @@ class SimLoop(base_events.BaseEventLoop):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """What nobody handles fails the run."""
         error = context.get("exception")
-        self.errors.append(error or AssertionError(context.get("message")))
+        if not isinstance(error, Killed | PowerCut):
+            self.errors.append(error or AssertionError(context.get("message")))
 
     call_exception_handler = default_exception_handler
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """What the collector finds, at whatever time, is not part of the run."""
 
 
 def _task(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
     task = asyncio.Task(coroutine, loop=loop, **kwargs)
+    context = kwargs.get("context")
+    life = context.get(_LIFE) if context is not None else _LIFE.get()
+    if life is not None:
+        life.own(task)
     # A task whose life has ended stays pending for good.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
@@ -161,6 +219,8 @@ def _run(loop: SimLoop, life: Life, callback: Callable[..., Any], args: tuple[An
         return
     try:
         callback(*args)
+    except (Killed, PowerCut):
+        assert not life.alive, "the end of another life"
     except Exception as error:
         context = {"message": f"in {callback}", "exception": error}
         (life.handler or SimLoop.default_exception_handler)(loop, context)

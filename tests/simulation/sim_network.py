@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -24,8 +24,14 @@ from raft.transport import (
     SnapshotSink,
     SnapshotSource,
 )
+from tests.faulty_disk import PowerCut
+from tests.simulation.journal import Journal
+from tests.simulation.sim_loop import Killed, life_of
 
 SNAPSHOT_CHUNK = 4096
+_FROZEN_POLL_SECONDS = 0.05
+_BROKEN_SECONDS = 0.5
+"""Until who asked something notices that the connection is broken."""
 
 
 @dataclass
@@ -43,19 +49,16 @@ class LinkFaults:
 
 @dataclass
 class Network:
-    """Who reaches whom. `counts` says what was done to messages."""
+    """Who reaches whom."""
 
     random: Random
+    journal: Journal
     faults: LinkFaults = field(default_factory=LinkFaults)
     cut: set[tuple[int, int]] = field(default_factory=set)
     clogged: dict[tuple[int, int], float] = field(default_factory=dict)
     endpoints: dict[int, SimTransport] = field(default_factory=dict)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     """Of no life: what is on its way arrives although its sender died."""
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
 
     def cut_link(self, sender: int, receiver: int) -> None:
         """One direction; both for a whole partition."""
@@ -65,6 +68,14 @@ class Network:
         self.cut.clear()
         self.clogged.clear()
 
+    def ended(self, member: int, *, told: bool) -> None:
+        """The process of `member` has ended. `told`: its machine runs on and refuses connections."""
+        endpoint = self.endpoints.pop(member, None)
+        if endpoint is None or not told:
+            return
+        for peer in self.endpoints.values():
+            peer.refused(member)
+
     def reaches(self, sender: int, receiver: int) -> bool:
         return (sender, receiver) not in self.cut and receiver in self.endpoints
 
@@ -72,7 +83,6 @@ class Network:
         faults, random = self.faults, self.random
         seconds = faults.delay + faults.jitter * random.random()
         if random.random() < faults.slow:
-            self.count("slow")
             seconds *= 100
         return seconds + self.clogged.get((sender, receiver), 0.0)
 
@@ -99,6 +109,10 @@ class SimTransport:
     async def stop(self) -> None:
         if self._network.endpoints.get(self._member) is self:
             del self._network.endpoints[self._member]
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def add_peer(self, member: int, urls: Sequence[str]) -> None:
         self._peers.setdefault(member, self._loop.time())
@@ -110,33 +124,32 @@ class SimTransport:
         self._peers.pop(member, None)
 
     def active_since(self, member: int) -> float | None:
-        network = self._network
-        both = network.reaches(self._member, member) and network.reaches(member, self._member)
-        return self._peers.get(member) if both else None
+        return self._peers.get(member) if self._connected(member) else None
 
     # -- messages
 
     def send(self, messages: Sequence[Message]) -> None:
         assert all(message.type != MessageType.SNAPSHOT for message in messages)
         for message in messages:
-            self._send(message.to, encode_message(message))
+            self._send(message.to, message.type, encode_message(message))
 
-    def _send(self, to: int, data: bytes) -> None:
+    def _send(self, to: int, kind: int, data: bytes) -> None:
         network, random = self._network, self._network.random
         if to not in self._peers:
             return
         if not network.reaches(self._member, to) or random.random() < network.faults.loss:
-            network.count("lost")
+            network.journal.note("lost", self.name, to, data)
             self._loop.call_later(network.latency(self._member, to), self._lost, to)
             return
         due = self._loop.time() + network.latency(self._member, to)
         if random.random() < network.faults.reorder:
-            network.count("reordered")
+            network.journal.note("reordered", self.name, to)
         else:
             due = self._arrival[to] = max(due, self._arrival.get(to, 0.0) + 1e-9)
         self._on_the_way(due, to, data)
-        if random.random() < network.faults.duplicate:
-            network.count("duplicated")
+        # A forwarded proposal that comes twice is proposed twice: streams of bytes do not do that.
+        if kind != MessageType.PROPOSE and random.random() < network.faults.duplicate:
+            network.journal.note("duplicated", self.name, to)
             self._on_the_way(due + network.latency(self._member, to), to, data)
 
     def _on_the_way(self, due: float, to: int, data: bytes) -> None:
@@ -145,10 +158,10 @@ class SimTransport:
     def _arrive(self, to: int, data: bytes) -> None:
         network = self._network
         if not network.reaches(self._member, to):
-            network.count("lost")
+            network.journal.note("lost", self.name, to)
             self._loop.call_soon(self._lost, to, context=self._context)
             return
-        network.count("delivered")
+        network.journal.note("message", self.name, network.endpoints[to].name, data)
         network.endpoints[to].take(self._member, data)
 
     def take(self, sender: int, data: bytes) -> None:
@@ -165,6 +178,13 @@ class SimTransport:
             self._told_unreachable[to] = now
             self._receiver.unreachable(to)
 
+    def refused(self, member: int) -> None:
+        """Nobody listens at `member` any more."""
+        if member in self._peers:
+            network = self._network
+            seconds = network.latency(member, self._member)
+            self._loop.call_later(seconds, self._receiver.gone, member, context=self._context)
+
     # -- snapshots
 
     def send_snapshot(self, message: Message, source: SnapshotSource) -> None:
@@ -177,7 +197,7 @@ class SimTransport:
             ok = await self._send_chunks(message, source)
         finally:
             source.close()
-        self._network.count("snapshots" if ok else "snapshots lost")
+        self._network.journal.note("snapshot", self.name, to, "sent" if ok else "lost")
         self._receiver.snapshot_sent(to, ok)
 
     async def _send_chunks(self, message: Message, source: SnapshotSource) -> bool:
@@ -192,18 +212,30 @@ class SimTransport:
                 if sink is not None:
                     sink.abort()
                 return False
+            if peer.frozen:
+                await asyncio.sleep(_FROZEN_POLL_SECONDS)
+                continue
             try:
-                sink = sink or peer.begin_snapshot(decode_message(data), source.size)
+                sink = sink or peer.inside(peer.begin_snapshot, decode_message(data), source.size)
                 chunk = source.read(SNAPSHOT_CHUNK)
                 if not chunk:
-                    sink.finish()
+                    peer.inside(sink.finish)
                     peer.take(self._member, data)
                     return True
-                sink.write(chunk)
-            except (OSError, RaftError):
-                if sink is not None:
+                peer.inside(sink.write, chunk)
+            except (OSError, RaftError, Killed, PowerCut):
+                if sink is not None and network.endpoints.get(to) is peer:
                     sink.abort()
                 return False
+
+    @property
+    def frozen(self) -> bool:
+        life = life_of(self._context)
+        return life is not None and life.frozen_until > self._loop.time()
+
+    def inside(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call it as if this member did it by itself."""
+        return self._context.copy().run(method, *args)
 
     def begin_snapshot(self, message: Message, size: int) -> SnapshotSink:
         return self._receiver.begin_snapshot(message, size)
@@ -212,6 +244,8 @@ class SimTransport:
 
     async def call(self, member: int, kind: int, body: bytes, seconds: float = 5.0) -> bytes:
         network = self._network
+        network.journal.note("question", self.name, member, kind, body)
+        peer = network.endpoints.get(member)
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._loop.call_later(
             network.latency(self._member, member),
@@ -222,11 +256,19 @@ class SimTransport:
             answer,
             context=network.context,
         )
-        try:
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError:
-            raise PeerUnavailable(f"no answer from {member:x}") from None
+        deadline = self._loop.time() + seconds
+        while not answer.done():
+            left = deadline - self._loop.time()
+            broken = network.endpoints.get(member) is not peer or not self._connected(member)
+            if left <= 0 or broken:
+                answer.cancel()
+                raise PeerUnavailable(f"no answer from {member:x}")
+            await asyncio.wait([answer], timeout=min(left, _BROKEN_SECONDS))
+        return answer.result()
+
+    def _connected(self, member: int) -> bool:
+        network = self._network
+        return network.reaches(self._member, member) and network.reaches(member, self._member)
 
     def _ask(self, member: int, kind: int, body: bytes, answer: asyncio.Future[bytes]) -> None:
         network = self._network
@@ -249,7 +291,8 @@ class SimTransport:
                     context=self._context,
                 )
 
-        peer._context.run(self._spawn, served())
+        # A process that is stopped hears it when it goes on.
+        self._loop.call_soon(lambda: peer._spawn(served()), context=peer._context)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

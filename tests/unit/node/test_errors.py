@@ -58,6 +58,7 @@ ETCD = [
     (apply_errors.LeaderChanged(), 14, 503, "etcdserver: leader changed"),
     (apply_errors.TooManyRequests(), 2, 500, "etcdserver: too many requests"),
     (apply_errors.Stopped(), 14, 503, "etcdserver: server stopped"),
+    (apply_errors.StoppedWaiting(), 14, 503, "etcdserver: server stopped"),
     (apply_errors.RequestTimedOut(), 14, 503, "etcdserver: request timed out"),
     (
         apply_errors.LeaderFailed(),
