@@ -1,15 +1,20 @@
-"""`member list|add|remove|update|promote`."""
+"""`member list|add|remove|replace|update|promote`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
+from node.ctl.client import CallError
 from node.ctl.options import BAD_ARGUMENTS, Group, client, fail, parse_hex
 from node.ctl.output import BLANK, Field, View, emit, header_fields, numbered
 
+HEALTHY_SECONDS = 30.0
+"""A member counts as healthy some seconds after it connected, so two changes in a row may wait."""
+RETRY_SECONDS = 0.5
 TITLES = ("ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER")
 
 
@@ -99,24 +104,65 @@ def add(words: Sequence[str], peer_urls: str, learner: bool) -> None:
         fail(message, BAD_ARGUMENTS)
     urls = _urls(peer_urls)
     answer = client().call("cluster/member/add", {"peerURLs": urls, "isLearner": learner})
-    added = int(answer["member"]["ID"])
+    _show_added(words[0], answer)
+
+
+def _show_added(name: str, answer: Mapping[str, Any]) -> None:
+    added = answer["member"]
     initial = ",".join(
-        f"{words[0] if int(one['ID']) == added else one.get('name', '')}={url}"
+        f"{name if one['ID'] == added['ID'] else one.get('name', '')}={url}"
         for one in answer.get("members", [])
         for url in one.get("peerURLs", [])
     )
     _show(
         answer,
-        added,
+        int(added["ID"]),
         lambda member_id, cluster_id: [
             f"Member {member_id} added to cluster {cluster_id}",
             "",
-            f'ETCD_NAME="{words[0]}"',
+            f'ETCD_NAME="{name}"',
             f'ETCD_INITIAL_CLUSTER="{initial}"',
-            f'ETCD_INITIAL_ADVERTISE_PEER_URLS="{peer_urls}"',
+            f'ETCD_INITIAL_ADVERTISE_PEER_URLS="{",".join(added["peerURLs"])}"',
             'ETCD_INITIAL_CLUSTER_STATE="existing"',
         ],
     )
+
+
+@member.command("replace")
+@WORDS
+def replace(words: Sequence[str]) -> None:
+    """Let a member whose data are damaged or lost begin again, empty: member replace <name>.
+
+    It is removed and added under a new id with the same peer URLs, and alarms that name it are
+    lifted. Start it afterwards on an empty data directory with the settings that are printed: the
+    others send it their state.
+    """
+    if len(words) != 1:
+        fail("member name not provided", BAD_ARGUMENTS)
+    connection = client()
+    listed = connection.call("cluster/member/list", {}).get("members", [])
+    named = [one for one in listed if one.get("name") == words[0]]
+    if len(named) != 1:
+        fail(f"{len(named)} members have the name {words[0]}", BAD_ARGUMENTS)
+    (old,) = named
+    _when_healthy("cluster/member/remove", {"ID": old["ID"]})
+    for alarm in connection.call("maintenance/alarm", {"action": "GET"}).get("alarms", []):
+        if alarm.get("memberID") == old["ID"]:
+            connection.call("maintenance/alarm", {**alarm, "action": "DEACTIVATE"})
+    answer = _when_healthy("cluster/member/add", {"peerURLs": old["peerURLs"]})
+    _show_added(words[0], answer)
+
+
+def _when_healthy(path: str, body: Mapping[str, Any]) -> Any:
+    """The answer to a change of members, which is refused for a while after another or a start."""
+    deadline = time.monotonic() + HEALTHY_SECONDS
+    while True:
+        try:
+            return client().call(path, body)
+        except CallError as error:
+            if "unhealthy cluster" not in error.message or time.monotonic() >= deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 @member.command("remove")

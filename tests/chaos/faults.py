@@ -310,16 +310,15 @@ def _lead(arena: Arena, member: Member) -> None:
 
 
 def _reach(arena: Arena, victim: Member, area: str) -> None:
-    if area == "compaction":
-        with suppress(Overdue):
-            victim.wait_healthy(20)
-        with suppress(ApiError, *NO_ANSWER):
-            # Whoever is asked may be the one that dies of it.
+    """Ask for what leads there. Whoever is asked may die of it, or have died before it was well."""
+    if area not in ("compaction", "defrag"):
+        return
+    with suppress(AssertionError):
+        victim.wait_healthy(20)
+    with suppress(ApiError, *NO_ANSWER):
+        if area == "compaction":
             compact(arena)
-    elif area == "defrag":
-        with suppress(Overdue):
-            victim.wait_healthy(20)
-        with suppress(ApiError, *NO_ANSWER):
+        else:
             arena.ask(victim, "maintenance/defragment", {})
 
 

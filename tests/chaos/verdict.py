@@ -318,7 +318,8 @@ def check_endings(history: History, rows: dict[bytes, Row], findings: Findings) 
             text = f"{ending.member} holds {key!r} as {held.get(key)}, not {rows.get(key)}"
             findings.add("end", text)
     findings.checked["members at the end"] = len(history.endings)
-    if left := sorted(key for key in rows if key.startswith(LEASED)):
+    left = sorted(key for key in rows if key.startswith(LEASED))
+    if left and history.endings:
         findings.add("lease", f"nobody renews the leases of {left}, and they are still there")
 
 
