@@ -118,6 +118,8 @@ def objects(message: type, depth: int = 2, of: Any = values) -> st.SearchStrateg
             named.setdefault(camel_case(field.name), of(field, depth))
     if of is values:
         named["colour"] = st.sampled_from(["red", None, {"x": [1, 2]}, 1.5, "\ud800"])
+    if not named:
+        return st.just({})
     return st.lists(st.sampled_from(sorted(named)), max_size=5, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: named[name] for name in names})
     )
