@@ -79,9 +79,9 @@ class Subscription:
 class Watches:
     """The watches of one member.
 
-    `stamp()` changes whenever somebody may have lost a permission. `paused()`: a snapshot is
-    replacing the store, and history must not be read. `jitter`, from 0 to 1, differs between
-    members, so that not all tell their clients' progress in the same moment.
+    `stamp()` changes whenever somebody may have lost a permission, or the leader. `paused()`: a
+    snapshot is replacing the store, and history must not be read. `jitter`, from 0 to 1, differs
+    between members, so that not all tell their clients' progress in the same moment.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Watches:
         self._behind.set()
 
     def sweep(self) -> None:
-        """Often: look whether a permission is lost; every stream then asks again for its own."""
+        """Often: look whether something is lost; every stream then asks again for its own."""
         if self.store.behind:
             self._behind.set()
         stamp = self._stamp()

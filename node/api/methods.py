@@ -34,11 +34,13 @@ class Access(Enum):
 
 class Credentials(NamedTuple):
     """What a connection says of its client: the Authorization header without `Bearer`, and the
-    common name of a verified certificate. Empty: nothing.
+    common name of a verified certificate. Empty: nothing. `needs_leader`: it asked not to be served
+    by a member that knows no leader.
     """
 
     token: str = ""
     common_name: str = ""
+    needs_leader: bool = False
 
 
 ANONYMOUS = Credentials()

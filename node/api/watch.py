@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from mvcc.kv import Event
-from node.api.errors import CODE_NAMES, refusal
+from node.api.errors import CODE_NAMES, LeaderNeeded, refusal
 from node.api.kv_json import Header, encode_events
 from node.api.messages import FilterType, WatchCreateRequest, WatchRequest
 from node.apply.errors import ApplyError
@@ -35,11 +35,16 @@ class _Span(NamedTuple):
 
 
 class WatchSession:
-    """One stream. Who its client is, is asked at each creation, and again when rights change."""
+    """One stream. Who its client is, is asked at each creation, and again when rights change.
+
+    LeaderNeeded for those who say so; when one is lost for long, their stream ends with that.
+    """
 
     def __init__(
         self, server: Server, header: Header, sink: Sink, credentials: Credentials
     ) -> None:
+        if credentials.needs_leader and not server.leader:
+            raise LeaderNeeded
         self._server = server
         self._auth = server.auth
         self._header = header
@@ -99,6 +104,9 @@ class WatchSession:
 
     def flush(self) -> int:
         """Write what is queued; about how many bytes that was."""
+        if self._credentials.needs_leader and self._server.leaderless:
+            self._sink.finish(refusal(LeaderNeeded()))
+            return 0
         if self._rights != self._present_rights():
             self._check_again()
         lines: list[bytes] = []
@@ -182,7 +190,7 @@ class WatchSession:
         if not self._auth.enabled:
             return ""
         try:
-            self._asker = self._auth.identify(*self._credentials)
+            self._asker = self._auth.identify(*self._credentials[:2])
             self._auth.check_range(self._asker, *span)
         except ApplyError as error:
             return _reason(error)

@@ -135,7 +135,7 @@ class FakeServer:
 
     def __post_init__(self) -> None:
         self.cluster_id, self.member_id, self.raft_term, self.leader = 17, 2**63 + 5, 3, 2**63 + 5
-        self.is_leader, self.is_learner = True, False
+        self.is_leader, self.is_learner, self.leaderless = True, False, False
         self.store, self.lessor, self.alarms = FakeStore(), FakeLessor(), FakeAlarms()
         self.leases = FakeLeases(self.lessor)
         self.members = SimpleNamespace(

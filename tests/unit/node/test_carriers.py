@@ -18,7 +18,7 @@ from node.api.errors import (
     UNAVAILABLE,
     Refusal,
 )
-from node.api.methods import ANONYMOUS
+from node.api.methods import ANONYMOUS, Credentials
 from node.apply.errors import NoLeader
 from node.apply.requests import PutRequest
 from tests.unit.node.duplex_fixture import EchoMethod
@@ -62,7 +62,7 @@ def test_messages_come_as_they_are_sent_one_chunk_each() -> None:
     assert bench.echo.happened == [{"n": 1}, {"n": 2}, {"n": 3}, "end"]
     assert bench.chunks() == [line({"n": n}) for n in (1, 2, 3)]
     (session,) = bench.echo.sessions
-    assert session.credentials == ("token", "")
+    assert session.credentials == Credentials("token")
     before = bench.transport.writes
     session.sink.send([line({"n": n}) for n in range(100)])
     assert bench.transport.writes == before + 1

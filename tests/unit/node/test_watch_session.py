@@ -9,9 +9,10 @@ import pytest
 
 from mvcc.kv import Event, EventType, KeyValue
 from node.api import json_codec
-from node.api.errors import MalformedMessage
+from node.api.errors import MalformedMessage, refusal
 from node.api.kv_json import encode_events
 from node.api.messages import WatchRequest
+from node.apply.errors import NoLeader
 from tests.unit.node.watch_fixture import FakeSink, WatchBench
 from tests.unit.node.wire import HEADER, b64
 
@@ -321,3 +322,23 @@ def test_a_watcher_under_the_id_of_one_that_ended_is_judged_like_others(watch_id
     (ended,) = sink.results()
     assert ended["canceled"]
     assert NO_PERMISSION in ended["cancel_reason"]
+
+
+def test_who_needs_a_leader_is_told_when_it_is_lost() -> None:
+    """A short election is no loss; then the stream ends in the words of a unary call."""
+    bench = WatchBench()
+    (needy, its_sink), (other, other_sink) = bench.session(needs_leader=True), bench.session()
+    for session in (needy, other):
+        session.receive(create())
+    bench.server.leader = 0
+    bench.watches.sweep()
+    bench.turn()
+    assert its_sink.finished == []
+    bench.server.leaderless = True
+    bench.watches.sweep()
+    bench.turn()
+    assert its_sink.finished == [refusal(NoLeader())]
+    assert other_sink.finished == []
+    with pytest.raises(NoLeader):
+        bench.session(needs_leader=True)
+    bench.session()

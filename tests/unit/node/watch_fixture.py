@@ -78,7 +78,7 @@ class WatchBench:
         self.watches = self.server.watches = Watches(
             self.store,
             call_soon=self.loop.call_soon,
-            stamp=lambda: (self.auth.enabled, self.auth.store.revision),
+            stamp=lambda: (self.auth.enabled, self.auth.store.revision, self.server.leaderless),
         )
 
     def put(self, *keys: bytes, value: bytes = b"v") -> int:
@@ -92,10 +92,13 @@ class WatchBench:
         txn.delete_range(key)
         return txn.end()
 
-    def session(self, token: str = "", sink: FakeSink | None = None) -> tuple[Any, FakeSink]:
+    def session(
+        self, token: str = "", sink: FakeSink | None = None, *, needs_leader: bool = False
+    ) -> tuple[Any, FakeSink]:
         sink = sink or FakeSink()
         header = Header(self.server.cluster_id, self.server.member_id)
-        return WatchSession(self.server, header, sink, Credentials(token)), sink
+        credentials = Credentials(token, needs_leader=needs_leader)
+        return WatchSession(self.server, header, sink, credentials), sink
 
     def turn(self) -> None:
         while self.watches.store.behind:
