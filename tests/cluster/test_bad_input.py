@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.slow
 NewCluster = Callable[..., Cluster]
 
 BYTES, NUMBER, UNSIGNED, BOOL, ENUM, TEXTS = "bytes", "number", "unsigned", "bool", "enum", "texts"
+TEXT, OBJECT, ENUMS = "text", "object", "enums"
 RANGE = {"key": BYTES, "range_end": BYTES, "limit": NUMBER, "revision": NUMBER, "sort_order": ENUM}
 RANGE |= {"sort_target": ENUM, "serializable": BOOL, "keys_only": BOOL, "count_only": BOOL}
 RANGE |= {f"{edge}_{of}_revision": NUMBER for edge in ("min", "max") for of in ("mod", "create")}
@@ -52,7 +54,46 @@ CALLS: dict[str, dict[str, str]] = {
     "maintenance/hash": {},
     "maintenance/hashkv": {"revision": NUMBER},
     "maintenance/transfer-leadership": {"targetID": UNSIGNED},
+    "maintenance/downgrade": {"action": ENUM, "version": TEXT},
+    "maintenance/snapshot": {},
+    "watch": {"create_request": OBJECT, "cancel_request": OBJECT, "progress_request": OBJECT},
+    "lease/keepalive": ID,
+    "lock/lock": {"name": BYTES, "lease": NUMBER},
+    "lock/unlock": {"key": BYTES},
+    "election/campaign": {"name": BYTES, "lease": NUMBER, "value": BYTES},
+    "election/proclaim": {"leader": OBJECT, "value": BYTES},
+    "election/leader": {"name": BYTES},
+    "election/observe": {"name": BYTES},
+    "election/resign": {"leader": OBJECT},
+    "auth/enable": {},
+    "auth/disable": {},
+    "auth/status": {},
+    "auth/authenticate": {"name": TEXT, "password": TEXT},
+    "auth/user/add": {"name": TEXT, "password": TEXT, "options": OBJECT, "hashedPassword": TEXT},
+    "auth/user/get": {"name": TEXT},
+    "auth/user/list": {},
+    "auth/user/delete": {"name": TEXT},
+    "auth/user/changepw": {"name": TEXT, "password": TEXT, "hashedPassword": TEXT},
+    "auth/user/grant": {"user": TEXT, "role": TEXT},
+    "auth/user/revoke": {"name": TEXT, "role": TEXT},
+    "auth/role/add": {"name": TEXT},
+    "auth/role/get": {"role": TEXT},
+    "auth/role/list": {},
+    "auth/role/delete": {"role": TEXT},
+    "auth/role/grant": {"name": TEXT, "perm": OBJECT},
+    "auth/role/revoke": {"role": TEXT, "key": BYTES, "range_end": BYTES},
 }
+PARTS: dict[tuple[str, str], dict[str, str]] = {
+    ("watch", "create_request"): {
+        **{"key": BYTES, "range_end": BYTES, "start_revision": NUMBER, "watch_id": NUMBER},
+        **{"progress_notify": BOOL, "prev_kv": BOOL, "fragment": BOOL, "filters": ENUMS},
+    },
+    ("watch", "cancel_request"): {"watch_id": NUMBER},
+    ("election/resign", "leader"): {"name": BYTES, "key": BYTES, "rev": NUMBER, "lease": NUMBER},
+    ("auth/user/add", "options"): {"no_password": BOOL},
+    ("auth/role/grant", "perm"): {"permType": ENUM, "key": BYTES, "range_end": BYTES},
+}
+"""The fields of OBJECT fields."""
 NO_NUMBER: list[Any] = [True, [], {}, "", "x", " 1", "1.5", 1.5, "0x10", 1 << 64, "9" * 400, -1e400]
 WRONG: dict[str, list[Any]] = {
     BYTES: [1, True, [], {}, "*", "YQ=", "YWE===", "\u00e9", "a"],
@@ -61,6 +102,9 @@ WRONG: dict[str, list[Any]] = {
     BOOL: [0, 1, "true", "", [], {}],
     ENUM: [True, [], {}, "NO_SUCH_NAME", "", 1.5, 1 << 31],
     TEXTS: ["x", 1, {}, [1], [None], [[]]],
+    TEXT: [1, 1.5, True, [], {}],
+    OBJECT: [1, True, "x", [], [{}]],
+    ENUMS: ["x", 1, {}, [None], [[]], ["NO_SUCH_NAME"], [1.5]],
 }
 NO_OBJECTS = [b"[]", b'"text"', b"17", b"true"]
 NO_JSON = [
@@ -84,6 +128,10 @@ def bad_bodies(path: str) -> Iterator[bytes]:
     for name, kind in CALLS[path].items():
         for value in WRONG[kind]:
             yield json.dumps({name: value}).encode()
+    for (of, part), fields in PARTS.items():
+        for name, kind in fields.items() if of == path else ():
+            for value in WRONG[kind]:
+                yield json.dumps({part: {name: value}}).encode()
     for depth in DEPTHS:
         yield b'{"unknown":' + b"[" * depth
         yield b'{"unknown":' * depth
@@ -202,11 +250,51 @@ def test_well_formed_but_refused(cluster: Cluster) -> None:
         ("cluster/member/update", {"ID": 7, "peerURLs": ["http://127.0.0.1:1"]}, 5),
         ("cluster/member/update", {"ID": leader.id, "peerURLs": [follower.peer_url]}, 9),
         ("cluster/member/promote", {"ID": leader.id}, 9),
+        ("maintenance/downgrade", {"action": 9}, 3),
+        ("maintenance/downgrade", {"action": "ENABLE", "version": "x.y"}, 3),
+        ("maintenance/downgrade", {"action": "ENABLE", "version": "9.9.9"}, 3),
+        ("maintenance/downgrade", {"action": "CANCEL"}, 9),
+        ("auth/enable", {}, 9),
+        ("auth/authenticate", {"name": "root", "password": "root"}, 9),
+        ("auth/user/add", {}, 3),
+        ("auth/user/add", {"name": "x" * 256, "password": "y"}, 3),
+        ("auth/user/get", {"name": "nobody"}, 9),
+        ("auth/user/grant", {"user": "nobody", "role": "none"}, 9),
+        ("auth/role/add", {}, 3),
+        ("auth/role/get", {"role": "none"}, 9),
+        ("auth/role/grant", {"name": "none"}, 3),
+        ("auth/role/grant", {"name": "none", "perm": {"permType": 9, "key": b64(b"k")}}, 3),
     ]
     for path, request, code in cases:
         for member in (leader, follower):
             status, answer = member.client.send("POST", f"/v3/{path}", json.dumps(request).encode())
             assert error_of(status, answer) == code, (path, request, answer)
+
+
+def test_refusals_of_locks_and_elections(cluster: Cluster) -> None:
+    """They are served by a client within the member: every refusal is 500, in the text of what was
+    refused, and comes at once also from a follower.
+    """
+    leader = cluster.wait_leader()
+    follower = next(member for member in cluster if member is not leader)
+    gone = {"leader": {"name": b64(b"e"), "key": b64(b"e/7"), "rev": "2", "lease": "7"}}
+    for path, request, text in (
+        ("lock/lock", {"name": b64(b"l"), "lease": 99}, "etcdserver: requested lease not found"),
+        ("lock/lock", {"name": b64(b"l"), "lease": -1}, "etcdserver: requested lease not found"),
+        ("lock/unlock", {}, "etcdserver: key is not provided"),
+        ("election/leader", {"name": b64(b"e")}, "election: no leader"),
+        ("election/proclaim", {}, '"leader" field must be provided'),
+        ("election/resign", {}, '"leader" field must be provided'),
+        ("election/proclaim", {"leader": {}}, "etcdserver: key is not provided"),
+        ("election/resign", {"leader": {}}, "etcdserver: key is not provided"),
+        ("election/proclaim", gone, "election: not leader"),
+    ):
+        for member in (leader, follower):
+            begun = time.monotonic()
+            status, answer = member.client.send("POST", f"/v3/{path}", json.dumps(request).encode())
+            told = json.loads(answer)
+            assert (status, told["code"], told["message"]) == (500, 2, text), (path, request, told)
+            assert time.monotonic() - begun < 3
 
 
 @pytest.mark.parametrize("size", [1_600_000, 3_000_000, 9_000_000, 40_000_000])

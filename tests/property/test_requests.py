@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import inspect
-import json
 import logging
 import typing
 from enum import IntEnum
