@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 
 from raft.core.message import Message, MessageType
 
-HOLD_SECONDS = 0.001
-"""Longer than a client that writes again at once takes, shorter than anybody notices."""
+HOLD_SECONDS = 0.002
+"""Longer than a client that writes again at once takes, shorter than anybody notices. The loop's
+clock is cut to milliseconds, so up to one of these may have passed before the wait begins.
+"""
 EAGER_SECONDS = 0.1
 """After a forwarded request: its sender is likely to forward another one."""
 

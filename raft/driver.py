@@ -387,10 +387,11 @@ class RaftDriver:
         node = self._node
         while node.has_ready():
             self._take(node.ready())
-        self._apply()
-        if node.has_ready():
-            # Applying made room for more: after whoever else wants the loop.
-            self._wake()
+        if self._committed:
+            self._apply()
+            if node.has_ready():
+                # Applying made room for more: after whoever else wants the loop.
+                self._wake()
 
     def _take(self, ready: Ready) -> None:
         """Do what the package's docstring says, in its order."""

@@ -121,11 +121,14 @@ def flush(raft: Raft) -> None:
     if not raft.append_due:
         return
     raft.append_due = False
+    last = raft.log.last_index()
     for peer, progress in raft.tracker.progress.items():
         if peer != raft.id:
             news = progress.can_bump_commit(raft.log.committed)
-            if send_append(raft, peer, progress, even_empty=news):
-                while send_append(raft, peer, progress, even_empty=False):
+            if (news or progress.next <= last) and send_append(
+                raft, peer, progress, even_empty=news
+            ):
+                while progress.next <= last and send_append(raft, peer, progress, even_empty=False):
                     pass  # until the log ends or the window is full
 
 

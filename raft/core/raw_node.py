@@ -184,8 +184,8 @@ class RawNode:
             or raft.append_due
             or raft.log.unstable.has_next()
             or raft.log.has_next_committed()
-            or raft.soft_state() != self._soft_state
-            or raft.hard_state() != self._hard_state
+            or (raft.leader, raft.role) != self._soft_state
+            or (raft.term, raft.vote, raft.log.committed) != self._hard_state
         )
 
     def ready(self) -> Ready:
