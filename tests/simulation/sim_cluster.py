@@ -9,6 +9,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from mvcc.watchable_store import Limits
 from node.bootstrap import BootstrapError, Identity
 from node.config import NodeConfig, load
 from node.member import Member
@@ -26,6 +27,11 @@ TOKEN = "simulated"
 SEGMENT_BYTES = 16 << 10
 RESERVE_BYTES = 4 << 10
 """Of the log: small, so that segments are cut and released in every run."""
+
+_SMALL_LIMITS = Limits(
+    queue_bytes=1000, queue_responses=4, batch_watchers=2, slice_rows=5, slice_matches=8
+)
+"""Of watches: so that queues are full, and history is read in many slices."""
 
 _JOINING_TRIES = 60
 _JOINING_PAUSE_SECONDS = 0.5
@@ -195,6 +201,7 @@ class SimMember:
 
     def opened(self, server: Server) -> None:
         self.number = server.member_id
+        server.watches.store.limits = self.cluster.watch_limits
         self.cluster.observer.opened(self, server)
 
     # -- what it is built on
@@ -292,6 +299,7 @@ class SimCluster:
         )
         self.sync_seconds: Callable[[], float] = lambda: 0.002
         self.commit_seconds: Callable[[], float] = lambda: 0.005
+        self.watch_limits: Limits = random.choice((Limits(), _SMALL_LIMITS, _SMALL_LIMITS))
         self.members: dict[str, SimMember] = {}
 
     def found(self, size: int, settings: list[str]) -> None:

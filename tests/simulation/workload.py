@@ -308,6 +308,9 @@ class Lessee(Client):
             key = b"l/%s/%d" % (self.name.encode(), number % 2)
             value = b"%d-%d" % (lease.ID, number)
             put = PutRequest(key, value, lease.ID)
+            if random.random() < 0.3:
+                # What it keeps is a lease, if the key was put before.
+                put = PutRequest(key, value, ignore_lease=True)
             await self.ask(self.pick(), "put", put, lambda s, done, p=put: Kv(s).put(p, None, done))
         renewals = random.choice((0, 1, 3, 6))
         for _ in range(renewals):
