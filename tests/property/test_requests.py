@@ -21,7 +21,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.api.methods import Duplex, Stream, Unary
-from node.apply.requests import DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
+from node.apply.requests import (
+    AuthEnableRequest,
+    DeleteRangeRequest,
+    Permission,
+    PermissionType,
+    PutRequest,
+    RangeRequest,
+    RoleAddRequest,
+    RoleGrantPermissionRequest,
+    TxnRequest,
+    UserAddRequest,
+    UserGrantRoleRequest,
+)
+from tests.unit.node.auth_fixture import HASH
 from tests.unit.node.lone_member import LoneMember
 
 FAST = {
@@ -35,6 +48,13 @@ UNKNOWN = 2
 """What locks and elections answer with, whatever it is, and who has no password."""
 NEVER = (12, 13)
 DEPTH_MAX = 3
+WHO = ["", "root", "ann", "bogus"]
+USERS = [
+    *(UserAddRequest("root", HASH), UserGrantRoleRequest("root", "root")),
+    *(UserAddRequest("ann", HASH), RoleAddRequest("own"), UserGrantRoleRequest("ann", "own")),
+    RoleGrantPermissionRequest("own", Permission(PermissionType.READWRITE, b"a", b"b")),
+    AuthEnableRequest(),
+]
 
 KEYS = st.sampled_from([b"", b"\0", b"a", b"b", b"a/7", b"z" * 300])
 TEXTS = st.sampled_from(["", "root", "ann", "x" * 256, "\0", "\ud800", "é", "http://a:1", "3.5.0"])
@@ -88,15 +108,18 @@ async def routes() -> dict[str, tuple[type, type]]:
 
 ROUTES = asyncio.run(routes())
 CALLS = st.sampled_from(sorted(ROUTES)).flatmap(
-    lambda path: st.tuples(st.just(path), messages(ROUTES[path][1]), st.booleans())
+    lambda path: st.tuples(
+        st.just(path), messages(ROUTES[path][1]), st.booleans(), st.sampled_from(WHO)
+    )
 )
 
 
-async def heard(member: LoneMember, path: str, body: Any, headers: dict[str, str]) -> None:
+async def heard(member: LoneMember, path: str, body: Any, *, simple: bool, token: str) -> None:
     """Ask, and judge the answer. A stream or a lock may give none for as long as one listens."""
     try:
         async with asyncio.timeout(0.05):
-            status, answer = await member.ask(path, body, **headers)
+            headers = {} if simple else {"Connection": "close"}
+            status, answer = await member.ask(path, body, token, **headers)
     except (TimeoutError, asyncio.IncompleteReadError):
         return
     error = answer.get("error")
@@ -116,8 +139,8 @@ def test_every_route_is_asked() -> None:
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(calls=st.lists(CALLS, min_size=1, max_size=12))
-def test_any_requests(calls: list[tuple[str, Any, bool]]) -> None:
+@given(calls=st.lists(CALLS, min_size=1, max_size=12), auth=st.booleans())
+def test_any_requests(calls: list[tuple[str, Any, bool, str]], auth: bool) -> None:
     complaints: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = complaints.append  # type: ignore[method-assign]
@@ -128,8 +151,12 @@ def test_any_requests(calls: list[tuple[str, Any, bool]]) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: strange.append(what))
         member = LoneMember()
         await member.start()
-        for path, body, simple in calls:
-            await heard(member, path, body, {} if simple else {"Connection": "close"})
+        tokens = {"": "", "bogus": "bogus.7"}
+        if auth:
+            await member.change(*USERS)
+            tokens |= {user: await member.let_in(user) for user in ("root", "ann")}
+        for path, body, simple, who in calls:
+            await heard(member, path, body, simple=simple, token=tokens.get(who, ""))
         await asyncio.sleep(0.01)
         await member.stop()
         assert strange == []
