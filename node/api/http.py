@@ -185,9 +185,13 @@ class HttpFace:
             else:
                 done(result)
 
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            work.close()  # It never began if the task was cancelled at once.
+
         task = self._loop.create_task(run())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
         return task.cancel
 
     # -- one request

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from tests.unit.node.lone_member import LoneMember
 
 EXAMPLES = settings.default.max_examples // 4  # type: ignore[union-attr]
 SECONDS = 5.0
+MOMENT = 0.02
 
 MESSAGES: dict[str, dict[str, type]] = {
     "kv": {
@@ -92,8 +95,10 @@ MESSAGES: dict[str, dict[str, type]] = {
     },
     "watch": {"": m.WatchRequest},
 }
-WAIT = ("/v3/lock/lock", "/v3/election/campaign", "/v3/election/observe")
-"""They may wait for others without a word."""
+WAIT = ("/v3/lock/lock", "/v3/election/campaign", "/v3/election/observe", "/v3/kv/compaction")
+"""They may wait for others without a word; the rows of a compaction are gone from a backend in
+memory when the next entry ends.
+"""
 STREAMS = ("/v3/watch", "/v3/lease/keepalive", "/v3/election/observe", "/v3/maintenance/snapshot")
 
 UPGRADE = (
@@ -181,6 +186,7 @@ class Stage:
     async def _start(self) -> LoneMember:
         member = LoneMember()
         await member.start()
+        self._compactor = asyncio.create_task(member.server.compactor.run())
         return member
 
     def state(self) -> tuple[Any, ...]:
@@ -199,15 +205,15 @@ class Stage:
             (auth.revision, auth.enabled),
         )
 
-    def ask(self, path: str, body: bytes, way: str) -> Answer | None:
+    def ask(self, path: str, raw: bytes) -> Answer | None:
         """None: it waits for others, or is a stream with nothing to say."""
-        return self.runner.run(self._ask(path, body, way))
+        return self.runner.run(self._ask(path, raw))
 
-    async def _ask(self, path: str, body: bytes, way: str) -> Answer | None:
+    async def _ask(self, path: str, raw: bytes) -> Answer | None:
         reader, writer = await asyncio.open_connection(*self.member.address)
-        patience = 0.02 if path in (*WAIT, *STREAMS) else SECONDS
+        patience = MOMENT if path in (*WAIT, *STREAMS) else SECONDS
         try:
-            writer.write(request(path, body, way))
+            writer.write(raw)
             async with asyncio.timeout(patience):
                 return await first_answer(reader)
         except TimeoutError:
@@ -217,19 +223,22 @@ class Stage:
             writer.transport.abort()
 
     def send(self, raw: bytes) -> bytes:
-        """All that is answered to these bytes and the end of the connection."""
+        """What is answered to these bytes, which need not be a whole request, in a moment."""
         return self.runner.run(self._send(raw))
 
     async def _send(self, raw: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self.member.address)
+        said = b""
         try:
             writer.write(raw)
-            writer.write_eof()
-            return await asyncio.wait_for(reader.read(), SECONDS)
-        except ConnectionResetError:
-            return b""
+            async with asyncio.timeout(MOMENT):
+                while data := await reader.read(65536):
+                    said += data
+        except (TimeoutError, ConnectionResetError):
+            pass  # It waits for more, or has had enough.
         finally:
             writer.transport.abort()
+        return said
 
     def converse(self, path: str, frames: list[bytes]) -> bytes:
         """What a WebSocket says to these bytes, until it has nothing more to say."""
@@ -243,7 +252,7 @@ class Stage:
         said = b""
         try:
             writer.writelines(frames)
-            async with asyncio.timeout(0.02):
+            async with asyncio.timeout(MOMENT):
                 while data := await reader.read(65536):
                     said += data
         except (TimeoutError, ConnectionResetError):
@@ -268,6 +277,7 @@ class Stage:
         assert self.faults == []
 
     def close(self) -> None:
+        self._compactor.cancel()
         self.runner.run(self.member.stop())
         self.runner.close()
 
@@ -301,18 +311,26 @@ def frame(kind: int, body: bytes) -> bytes:
     return bytes([kind]) + length + bytes(4) + body
 
 
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+@contextmanager
+def staged() -> Iterator[Stage]:
     stage = Stage()
     watched = [logging.getLogger(name) for name in ("esker.api", "esker.aiohttp", "asyncio")]
     handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: stage.faults.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: stage.faults.append(repr(record.exc_info))  # type: ignore[method-assign]
     for logger in watched:
         logger.addHandler(handler)
-    yield stage
-    stage.close()
-    for logger in watched:
-        logger.removeHandler(handler)
+    try:
+        yield stage
+    finally:
+        stage.close()
+        for logger in watched:
+            logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with staged() as stage:
+        yield stage
 
 
 def check_refused(path: str, answer: Answer) -> None:
@@ -344,7 +362,7 @@ def test_any_body(service: str, stage: Stage, data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(["fast", "fast", "aiohttp", "chunked"]), label="way")
     path = path_of(service, name)
     before = stage.state()
-    answer = stage.ask(path, body, way)
+    answer = stage.ask(path, request(path, body, way))
     if answer is not None and answer.status != 200:
         check_refused(path, answer)
         assert stage.state() == before
@@ -371,26 +389,18 @@ def test_any_frames(path: str, stage: Stage, frames: list[bytes]) -> None:
     stage.settle()
 
 
-TARGETS = [b"/v3/kv/put", b"/v3/%ff", b"//", b"*", b"http://[::1/v3", b"/v3/../..", b"/\xff"]
-FIELDS = [b"Host", b"Content-Length", b"Transfer-Encoding", b"Expect", b"Upgrade", b"Cookie"]
-FIELDS += [b"Authorization", b"Content-Encoding", b"Connection", b"Grpc-Timeout", b"Origin"]
-VALUES = [b"gzip", b"chunked", b"-1", b"1" * 400, b"100-continue", b"websocket", b"[", b"x" * 9000]
-
-
 @pytest.fixture(scope="module")
-def locked(stage: Stage) -> Iterator[Stage]:
-    """A member of its own with authentication on."""
-    locked = Stage()
+def locked() -> Iterator[Stage]:
+    """A member with authentication on."""
     switch_on = (
         r.UserAddRequest("root"),
         r.RoleAddRequest("root"),
         r.UserGrantRoleRequest("root", "root"),
         r.AuthEnableRequest(),
     )
-    locked.runner.run(locked.member.change(*switch_on))
-    yield locked
-    assert locked.faults == []
-    locked.close()
+    with staged() as stage:
+        stage.runner.run(stage.member.change(*switch_on))
+        yield stage
 
 
 TOKENS = st.one_of(
@@ -401,13 +411,23 @@ TOKENS = st.one_of(
 
 
 @settings(max_examples=EXAMPLES)
-@given(TOKENS, st.sampled_from([b"", b"Origin: x\r\n"]))
-def test_any_token(locked: Stage, token: bytes, way: bytes) -> None:
-    head = b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%bAuthorization: %b\r\n"
+@given(TOKENS, st.sampled_from(["fast", "aiohttp"]))
+def test_any_token(locked: Stage, token: bytes, way: str) -> None:
+    path = "/v3/kv/put"
+    shown = b"\r\nAuthorization: %b\r\n\r\n" % re.sub(rb"[\x00-\x1f\x7f]", b"x", token)
+    raw = request(path, b'{"key":"YQ=="}', way).replace(b"\r\n\r\n", shown)
     before = locked.state()
-    said = locked.send(head % (way, token) + b"Content-Length: 14\r\n\r\n" + b'{"key":"YQ=="}')
-    assert said == b"" or said.split(b" ", 2)[1] in (b"400", b"401"), said
+    answer = locked.ask(path, raw)
+    assert answer is not None and answer.status in (400, 401)
+    check_refused(path, answer)
     assert locked.state() == before
+    assert locked.faults == []
+
+
+TARGETS = [b"/v3/kv/put", b"/v3/%ff", b"//", b"*", b"http://[::1/v3", b"/v3/../..", b"/\xff"]
+FIELDS = [b"Host", b"Content-Length", b"Transfer-Encoding", b"Expect", b"Upgrade", b"Cookie"]
+FIELDS += [b"Authorization", b"Content-Encoding", b"Connection", b"Grpc-Timeout", b"Origin"]
+VALUES = [b"gzip", b"chunked", b"-1", b"1" * 400, b"100-continue", b"websocket", b"[", b"x" * 9000]
 
 
 HEADS = st.one_of(
@@ -426,9 +446,8 @@ HEADS = st.one_of(
 def test_any_head(stage: Stage, head: bytes) -> None:
     before = stage.state()
     said = stage.send(head)
-    assert (
-        said == b"" or said.split(b" ", 2)[1][:1] in (b"1", b"2", b"3", b"4") or b" 501 " in said
-    ), said
+    for line in re.findall(rb"HTTP/1\.[01] (\d+)", said):
+        assert line[:1] in b"1234" or line == b"501", said
     if b" 200 " not in said:
         assert stage.state() == before
     stage.settle()

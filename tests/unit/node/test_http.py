@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import inspect
 import json
 import ssl
 from base64 import b64decode
@@ -621,3 +622,17 @@ def test_hand_over_on_every_kind_of_transport(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
+
+
+async def test_work_that_is_given_up_before_it_begins(client: Client) -> None:
+    async def work() -> int:
+        return 1
+
+    results: list[object] = []
+    given_up, done = work(), work()
+    client.face.spawn(given_up, results.append)()
+    client.face.spawn(done, results.append)
+    await asyncio.sleep(0.01)
+    states = [inspect.getcoroutinestate(each) for each in (given_up, done)]
+    assert states == [inspect.CORO_CLOSED] * 2
+    assert results == [1]
