@@ -25,7 +25,7 @@ from node.apply.requests import (
     TxnRequest,
 )
 from node.passwords import Passwords
-from node.tokens import SimpleTokens, digest_of, new_token
+from node.tokens import SimpleTokens, digest_of, new_letters
 
 log = logging.getLogger("esker.auth")
 
@@ -45,13 +45,12 @@ class Auth:
         self.passwords = Passwords(config.bcrypt_cost)
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._simple = SimpleTokens(store, config.auth_token_ttl, self._loop.time)
+        self._simple = SimpleTokens(
+            store, config.auth_token_ttl, self._loop.time, lambda: server.applied_index
+        )
         self._signed = _signed_tokens(config, store)
         self._tokens = self._signed or self._simple
-        store.on_token = self._let_in
-
-    def _let_in(self, user: str, digest: bytes, _index: int) -> None:
-        self._simple.admit(user, digest)
+        store.on_token = self._simple.admit
 
     @property
     def enabled(self) -> bool:
@@ -84,6 +83,10 @@ class Auth:
             raise errors.PermissionDenied
         return Identity(common_name, self.store.revision)
 
+    def ahead(self, token: str) -> bool:
+        """Whether nothing can be said of that token before this member has caught up."""
+        return bool(token) and self._tokens.ahead(token)
+
     def current(self, asker: Asker) -> Asker:
         """`asker` as of now: what a token outlives, a request that it came with outlives, too.
 
@@ -109,13 +112,13 @@ class Auth:
                 continue
             if self._signed is not None:
                 return self._signed.sign(name, revision)
-            token = new_token(self._server.applied_index)
-            request = AuthTokenRequest(name, digest_of(token), revision)
+            letters = new_letters()
+            request = AuthTokenRequest(name, digest_of(letters), revision)
             try:
-                await self._server.call(self._server.propose, request, CLUSTER)
+                response = await self._server.call(self._server.propose, request, CLUSTER)
             except errors.AuthOldRevision:
                 continue
-            return token
+            return f"{letters}.{response.index}"
 
     def _linearizable(self, _nothing: None, done: Done, _asker: Asker) -> None:
         self._server.linearizable(done)

@@ -204,6 +204,13 @@ class SignedTokens:
             raise InvalidAuthToken
         return Identity(claims.username, int(claims.revision))
 
+    def ahead(self, token: str) -> bool:
+        try:
+            claims = self._remembered.get(token) or self._read(token)
+        except InvalidAuthToken:
+            return False
+        return claims.revision > self._store.revision
+
     def _read(self, token: str) -> Claims:
         """The claims of a token with a good signature."""
         if len(token) > TOKEN_BYTES_MAX:

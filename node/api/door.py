@@ -56,6 +56,9 @@ CORS = {
     "Access-Control-Allow-Origin": "*",
 }
 
+NEEDS_LEADER = "grpc-metadata-hasleader"
+"""A header by which clients ask to be refused, with "true", while the member knows no leader."""
+
 TLS_LOGGED_SECONDS = 10.0
 
 _BEGINNING = b"POST /v3"
@@ -80,6 +83,7 @@ class Head(NamedTuple):
     method: Unary | Duplex
     length: int
     token: str
+    needs_leader: bool
 
 
 def parse_head(
@@ -112,7 +116,8 @@ def parse_head(
         return None
     if b"host" not in seen or not host_allowed(seen[b"host"].decode("latin-1")):
         return None
-    return Head(method, int(length), token_of(seen.get(b"authorization", b"").decode("latin-1")))
+    token = token_of(seen.get(b"authorization", b"").decode("latin-1"))
+    return Head(method, int(length), token, seen.get(NEEDS_LEADER.encode()) == b"true")
 
 
 def token_of(header: str) -> str:
@@ -374,12 +379,22 @@ class Door(asyncio.Protocol):
 
     def _begin(self, head: Head, body: bytes) -> None:
         lobby = self._lobby
-        method = head.method
         self._busy = True
-        self._method = method
-        method.started += 1
+        self._method = head.method
+        head.method.started += 1
         lobby.received_bytes += len(body)
-        credentials = Credentials(head.token, self._common_name)
+        credentials = Credentials(head.token, self._common_name, head.needs_leader)
+        if lobby.gate.behind(credentials):
+            # Not at once: whoever reports is in the middle of a batch.
+            lobby.gate.catch_up(lambda _: self._loop.call_soon(self._call, credentials, body))
+        else:
+            self._call(credentials, body)
+
+    def _call(self, credentials: Credentials, body: bytes) -> None:
+        lobby, method = self._lobby, self._method
+        if self._transport is None:
+            self._busy = False
+            return
         try:
             if isinstance(method, Duplex):
                 self._open_channel(method, credentials, body)

@@ -23,7 +23,7 @@ from aiohttp import HttpVersion11, web
 
 from node.api.annex import Annex, Guest
 from node.api.carriers import Outbox, check_size
-from node.api.door import CORS, Door, Lobby, token_of
+from node.api.door import CORS, NEEDS_LEADER, Door, Lobby, token_of
 from node.api.errors import (
     OK,
     MalformedMessage,
@@ -305,7 +305,7 @@ class HttpFace:
                 return await self._stream(request, method, body, cors)
             if isinstance(method, Duplex):
                 return await self._duplex(request, method, body, cors)
-            parts = await self._unary(method, body, self._credentials(request))
+            parts = await self._unary(method, body, await self._credentials(request))
         except Exception as error:
             told = method.refusal(error)
             method.handled[told.code] = method.handled.get(told.code, 0) + 1
@@ -371,7 +371,7 @@ class HttpFace:
         only the last chunk.
         """
         asked = method.decode(body)
-        asker = self._gate.admit(method.access, self._credentials(request))
+        asker = self._gate.admit(method.access, await self._credentials(request))
         response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
@@ -404,7 +404,8 @@ class HttpFace:
         response = web.StreamResponse(headers={"Content-Type": "application/json", **_GRPC, **cors})
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
-        outbox = Outbox(method, self._credentials(request), self.lobby.message_bytes_max)
+        credentials = await self._credentials(request)
+        outbox = Outbox(method, credentials, self.lobby.message_bytes_max)
         with self._endless(request):
             try:
                 hearing = self._loop.create_task(outbox.hear(body, last=True))
@@ -437,9 +438,7 @@ class HttpFace:
             frames = await opened(request, self.lobby.body_bytes_max)
         except web.HTTPBadRequest as refused:
             return web.Response(status=400, text=refused.text)
-        credentials = self._credentials(request)
-        if not credentials.token:
-            credentials = credentials._replace(token=offered_token(request))
+        credentials = await self._credentials(request)
         method.started += 1
         with self._endless(request):
             if isinstance(method, Stream):
@@ -462,10 +461,19 @@ class HttpFace:
 
     # -- who may ask
 
-    def _credentials(self, request: web.BaseRequest) -> Credentials:
+    async def _credentials(self, request: web.BaseRequest) -> Credentials:
+        """Once this member can know what they are worth."""
         token = token_of(request.headers.get("Authorization", ""))
+        if not token and is_websocket(request):
+            token = offered_token(request)
         transport = request.transport
-        return Credentials(token, "" if transport is None else self.lobby.user_of(transport))
+        user = "" if transport is None else self.lobby.user_of(transport)
+        credentials = Credentials(token, user, request.headers.get(NEEDS_LEADER) == "true")
+        if self._gate.behind(credentials):
+            caught_up = asyncio.Event()
+            self._gate.catch_up(lambda _: caught_up.set())
+            await caught_up.wait()
+        return credentials
 
     def _host_allowed(self, host: str) -> bool:
         """DNS rebinding guard: `host` is the Host header, with or without port."""

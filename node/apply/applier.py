@@ -51,6 +51,7 @@ from .requests import (
 from .responses import (
     AlarmResponse,
     AuthResponse,
+    AuthTokenResponse,
     CompactionResponse,
     DeleteRangeResponse,
     DowngradeResponse,
@@ -75,6 +76,7 @@ Response = (
     | DowngradeResponse
     | MembersResponse
     | AuthResponse
+    | AuthTokenResponse
 )
 Result = Response | ApplyError | Compacted | FutureRevision
 """A response, or what the request was refused for."""
@@ -271,7 +273,7 @@ class Applier:
         self.auth.operations[type(request)](request)
         return AuthResponse(self.store.current_rev)
 
-    def _token(self, request: AuthTokenRequest) -> AuthResponse:
+    def _token(self, request: AuthTokenRequest) -> AuthTokenResponse:
         check(request)
         self.auth.let_in(request, self._index)
-        return AuthResponse(self.store.current_rev)
+        return AuthTokenResponse(self._index)

@@ -90,6 +90,12 @@ class MembersResponse(msgspec.Struct):
 
 
 class AuthResponse(msgspec.Struct, gc=False):
-    """Done. Every request of users, roles and tokens that is not refused is answered so."""
+    """Done. Every request of users and roles that is not refused is answered so."""
 
     revision: int
+
+
+class AuthTokenResponse(msgspec.Struct, gc=False):
+    """A user was let in by the entry of this index."""
+
+    index: int

@@ -7,7 +7,6 @@ services, server, apply, and a store over a backend in memory.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from node.apply.requests import CLUSTER, AuthTokenRequest, Identity, Request
 from node.config import NodeConfig
 from node.metrics import Metrics
 from node.server import Server
+from node.tokens import digest_of, new_letters
 from raft.core.types import Entry, EntryType, Role, SoftState
 from tests.unit.node.apply_fixture import Machine
 
@@ -93,10 +93,10 @@ class LoneMember:
 
     async def let_in(self, user: str) -> str:
         """A token of `user`, without their password."""
-        token = f"{user}.7"
-        digest = hashlib.sha256(token.encode()).digest()
-        await self.change(AuthTokenRequest(user, digest, self.auth.revision))
-        return token
+        letters = new_letters()
+        request = AuthTokenRequest(user, digest_of(letters), self.auth.revision)
+        response = await self.server.call(self.server.propose, request)
+        return f"{letters}.{response.index}"
 
     async def ask(self, path: str, body: Any = None, token: str = "", **headers: str) -> Any:
         """(status, JSON) of one call; of a stream its first message."""

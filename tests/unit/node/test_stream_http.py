@@ -15,6 +15,7 @@ import pytest
 from node.api.carriers import OUTBOX_BYTES
 from node.api.errors import CANCELED, OK, UNAVAILABLE
 from node.api.http import HttpFace
+from node.api.methods import Credentials
 from node.apply.errors import NoLeader
 from node.metrics import Metrics
 from tests.unit.node.duplex_fixture import EchoMethod
@@ -203,7 +204,7 @@ async def test_a_websocket_is_a_conversation(streams: Streams) -> None:
             {"result": {"n": 4}},
         ]
         session = await streams.opened()
-        assert session.credentials == ("", "")
+        assert session.credentials == Credentials()
     await until(lambda: session.happened[-1] == "close")
     assert "end" not in session.happened
     assert streams.echo.handled == {OK: 0, CANCELED: 1}

@@ -17,7 +17,8 @@ from node.apply.requests import (
     UserChangePasswordRequest,
     UserDeleteRequest,
 )
-from node.tokens import SimpleTokens, digest_of, new_token
+from node.apply.responses import AuthTokenResponse
+from node.tokens import SimpleTokens, digest_of, new_letters
 from tests.unit.node.apply_fixture import Machine
 from tests.unit.node.auth_fixture import HASH, add_user, done, switch_on
 
@@ -32,19 +33,19 @@ class Member:
         switch_on(self.machine)
         add_user(self.machine, "alice")
         self.now = 1000.0
-        self.tokens = SimpleTokens(self.machine.auth, TTL, lambda: self.now)
+        self.tokens = SimpleTokens(
+            self.machine.auth, TTL, lambda: self.now, lambda: self.machine.index
+        )
 
-        def let_in(user: str, digest: bytes, _index: int) -> None:
-            self.tokens.admit(user, digest)
-
-        self.machine.auth.on_token = let_in
+        self.machine.auth.on_token = self.tokens.admit
 
     def let_in(self, user: str) -> str:
-        token = new_token(self.machine.index)
-        request = AuthTokenRequest(user, digest_of(token), self.machine.auth.revision)
-        assert not isinstance(self.machine.apply(request, Identity("", 0)), Exception)
+        letters = new_letters()
+        request = AuthTokenRequest(user, digest_of(letters), self.machine.auth.revision)
+        response = self.machine.apply(request, Identity("", 0))
+        assert response == AuthTokenResponse(self.machine.index)
         self.tokens.check_invariants()
-        return token
+        return f"{letters}.{self.machine.index}"
 
     def knows(self, token: str) -> bool:
         try:
@@ -53,10 +54,29 @@ class Member:
             return False
 
 
-def test_a_token_is_letters_and_a_number() -> None:
-    tokens = {new_token(17) for _ in range(100)}
-    assert len(tokens) == 100
-    assert all(re.fullmatch(r"[A-Za-z]{16}\.17", token) for token in tokens)
+def test_nobody_guesses_the_letters_of_a_token() -> None:
+    letters = {new_letters() for _ in range(100)}
+    assert len(letters) == 100
+    assert all(re.fullmatch(r"[A-Za-z]{16}", each) for each in letters)
+
+
+def test_a_token_says_whether_its_member_has_come_so_far() -> None:
+    member = Member()
+    token = member.let_in("alice")
+    letters, index = token.split(".")
+    assert not member.tokens.ahead(token)
+    assert member.tokens.ahead(f"{letters}.{int(index) + 1}")
+    assert member.tokens.ahead(f"{letters}.{10**18}")
+    for other in (
+        "",
+        letters,
+        f"{letters}.",
+        f"{letters}.-1",
+        f"x.{index}9",
+        f"{letters}.{10**19}",
+    ):
+        assert not member.tokens.ahead(other)
+    assert not member.knows(f"{letters}.{int(index) + 1}")
 
 
 def test_who_shows_a_token_is_its_user_as_of_now() -> None:
