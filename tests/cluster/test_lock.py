@@ -242,3 +242,29 @@ def test_a_second_campaign_with_the_same_lease_proclaims(cluster: Cluster) -> No
     again = two.client.call("election/campaign", {**body, "value": b64(b"b")})
     assert first["leader"] == again["leader"]
     assert one.client.call("election/leader", {"name": b64(b"e")})["kv"]["value"] == b64(b"b")
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_whoever_waits_on_a_member_that_stops_leaves_the_queue(
+    cluster: Cluster, leads: bool
+) -> None:
+    leader = cluster.wait_leader()
+    stopping = leader if leads else cluster.followers()[0]
+    stays = next(member for member in cluster if member not in (leader, stopping))
+    first, second, third = (grant(stays) for _ in range(3))
+    lock(stays, first).wait()
+    gone = [lock(stopping, second), Asked(stopping, "lock/lock", name=b64(MUTEX))]
+    wait_until("both wait", lambda: len(queue(stays)) == 3)
+    next_one = lock(stays, third)
+    wait_until("the next one waits", lambda: len(queue(stays)) == 4)
+    watching = Asked(stopping, "election/observe", name=b64(b"nobody"))
+    assert stopping.stop() == 0
+    for asked in (*gone, watching):
+        assert asked.wait() == {}
+    cluster.wait_leader()
+    wait_for_queue(stays, [first, third])
+    stays.client.call("lock/unlock", {"key": b64(key_of(first))})
+    assert next_one.wait()["key"] == b64(key_of(third))
+    stays.client.call("lock/unlock", {"key": b64(key_of(third))})
+    stopping.start()
+    cluster.wait_healthy()
