@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo run check format test slow bench docker clean
+.PHONY: help demo run check format test slow bench chaos soak docker clean
 
 help:
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,12 @@ bench: $(READY) ## our own measurements, each with its environment
 	for file in tests/bench/bench_*.py; do \
 		$(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; \
 	done
+
+chaos: $(READY) ## five minutes of faults against three real members; report in build/chaos
+	$(BIN)/python -m tests.chaos --seconds 300
+
+soak: $(READY) ## half an hour of constant load: memory, descriptors, disk and latency stay flat
+	$(BIN)/python -m tests.chaos.soak --minutes 30
 
 docker: ## build the image, run three containers, stop one, read from another
 	tests/docker/run.sh

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from tests.chaos.history import History
 from tests.chaos.run import Settings, run
-from tests.chaos.verdict import judge
-
-EXIT_CODES = {"legal": 0, "illegal": 1, "unknown": 3}
+from tests.chaos.verdict import EXIT_CODES, judge
 
 
 def main() -> int:
@@ -29,6 +27,7 @@ def main() -> int:
         seconds=arguments.seconds,
         seed=arguments.seed,
         rate=arguments.rate,
+        namespaces=arguments.namespaces,
         only=tuple(arguments.only.split(",")) if arguments.only else (),
     )
     root = Path(tempfile.mkdtemp(prefix="esker-chaos-"))
@@ -58,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of schedule and load; drawn if not given")
     parser.add_argument("--rate", type=float, default=120.0, help="operations per second (120)")
     parser.add_argument("--only", default="", help="names of faults, comma-separated")
+    parser.add_argument("--namespaces", action="store_true", help="drop packets (root only)")
     parser.add_argument("--report", type=Path, default=Path("build/chaos"), help="folder")
     parser.add_argument("--judge", type=Path, help="a history.jsonl to judge again, instead")
     arguments = parser.parse_args()

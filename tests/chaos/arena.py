@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.chaos.links import Links, Pair
 from tests.chaos.load import Addresses
+from tests.chaos.namespaces import Namespaces, NoNamespaces
 from tests.cluster.client import NO_ANSWER, ApiError
 from tests.cluster.harness import ROOT, Cluster, Member, Overdue, wait_until
 
@@ -27,10 +28,16 @@ class Arena:
     nobody may compact beyond it. `small_disk` is where the first member's data are, if anywhere.
     """
 
-    def __init__(self, root: Path, *, seed: int, small_disk: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, seed: int, small_disk: bool = True, namespaces: bool = False
+    ) -> None:
         self.chance = random.Random(f"{seed} faults")
         self.cluster = Cluster(root, 3, {"config-file": str(CONFIG)})
-        self.links = Links(self.processes, seed)
+        self.links: Links | Namespaces
+        if namespaces:
+            self.links = self._in_namespaces(Namespaces(self.processes, seed))
+        else:
+            self.links = Links(self.processes, seed)
         self.told: Callable[[], int] = lambda: 0
         self.root = root
         self.clock_file = root / "clock"
@@ -44,6 +51,16 @@ class Arena:
             }
         self.peer_urls = urls
         self.small_disk = self._mount() if small_disk else None
+
+    def _in_namespaces(self, network: Namespaces) -> Namespaces:
+        try:
+            for member in self.cluster:
+                member.client_url, member.peer_url = network.place(member.name)
+                member.command = (*network.prefix(member.name), *Member.command)  # type: ignore[misc]
+        except NoNamespaces:
+            network.close()
+            raise
+        return network
 
     def _mount(self) -> Path | None:
         """A small file system in memory for the first member; None where that is not allowed."""

@@ -17,7 +17,7 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +34,8 @@ STRANGER = ""
 """Whose process is not among the members: a joining member asking around, or one already gone."""
 
 Pair = tuple[str, str]
+Connecting = Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+Connect = Callable[[], Connecting]
 
 
 @dataclass
@@ -86,13 +88,16 @@ class Links:
         host, port = target.hostname, target.port
         outside = free_port()
 
+        def connect() -> Connecting:
+            return asyncio.open_connection(host, port)
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(self._relay(name, connect, reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
         async def serve() -> None:
-            server = await asyncio.start_server(
-                lambda reader, writer: self._relay(name, host, port, reader, writer),
-                "127.0.0.1",
-                outside,
-            )
-            self._servers.append(server)
+            self._servers.append(await asyncio.start_server(accepted, "127.0.0.1", outside))
 
         asyncio.run_coroutine_threadsafe(serve(), self._loop).result(CALL_SECONDS)
         return f"http://127.0.0.1:{outside}"
@@ -166,20 +171,16 @@ class Links:
     async def _relay(
         self,
         name: str,
-        host: str,
-        port: int,
+        connect: Connect,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         caller = self._caller(writer.get_extra_info("peername")[1])
         there: asyncio.StreamWriter | None = None
         self._writers[writer] = (name, caller)
         try:
             await self._link((caller, name)).open.wait()
-            back, there = await asyncio.open_connection(host, port)
+            back, there = await connect()
             self._writers[there] = (caller, name)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, there))
@@ -192,7 +193,6 @@ class Links:
                 if each is not None:
                     del self._writers[each]
                     each.transport.abort()
-            self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """From one to the other until one ends, which ends both."""

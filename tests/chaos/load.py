@@ -70,6 +70,7 @@ class Worker(threading.Thread):
         self.chance = random.Random(seed)
         self.addresses = addresses
         self.over = threading.Event()
+        self.reconnect = threading.Event()
         self.failure: Exception | None = None
         self.member = ""
         self._client: Client | None = None
@@ -88,6 +89,9 @@ class Worker(threading.Thread):
         raise NotImplementedError
 
     def client(self) -> Client:
+        if self.reconnect.is_set():
+            self.reconnect.clear()
+            self.move()
         if self._client is None:
             self.member, url = self.addresses.choose(self.chance, self.member)
             self._client = Client(url, TIMEOUT_SECONDS)
@@ -191,9 +195,10 @@ def _result(action: Action, response: Mapping[str, Any]) -> Row | int | None:
 class Writer(Worker):
     """Gets, puts, deletes, compare-and-swaps and transactions over several keys."""
 
-    def __init__(self, *arguments: Any, pause_seconds: float) -> None:
+    def __init__(self, *arguments: Any, pause_seconds: float, epochs: int) -> None:
         super().__init__(*arguments)
         self._pause_seconds = pause_seconds
+        self._epochs = epochs
         self._known: dict[bytes, Row | None] = {}
         self._count = 0
 
@@ -201,12 +206,17 @@ class Writer(Worker):
         self._count += 1
         return f"{self.name} {self._count}".encode()
 
+    def epoch(self) -> bytes:
+        """The prefix of the keys that are written now."""
+        number = int(time.monotonic() / EPOCH_SECONDS)
+        return b"again/%d" % (number % self._epochs) if self._epochs else b"e/%d" % number
+
     def turn(self) -> None:
-        epoch = int(time.monotonic() / EPOCH_SECONDS)
+        epoch = self.epoch()
         if self.chance.random() < 0.5:
-            self.register(b"e/%d/r%d" % (epoch, self.chance.randrange(EPOCH_KEYS)))
+            self.register(b"%s/r%d" % (epoch, self.chance.randrange(EPOCH_KEYS)))
         elif self.chance.random() < 0.6:
-            keys = [b"e/%d/m%d" % (epoch, number) for number in range(EPOCH_KEYS)]
+            keys = [b"%s/m%d" % (epoch, number) for number in range(EPOCH_KEYS)]
             self.transaction(self.chance.sample(keys, 2))
         else:
             self.register(b"long/%d" % self.chance.randrange(LONG_KEYS))
@@ -336,10 +346,17 @@ class Watcher(Worker):
             with stream.makefile("rb") as file:
                 while file.readline().strip():
                     continue
-                while not self.over.is_set() and (size := int(file.readline(), 16)):
+                while not self._ends() and (size := int(file.readline(), 16)):
                     if not self._hear(name, json.loads(file.read(size))):
                         return
                     file.readline()
+
+    def _ends(self) -> bool:
+        """Whether this connection has been wanted long enough."""
+        if self.reconnect.is_set():
+            self.reconnect.clear()
+            return True
+        return self.over.is_set()
 
     def _hear(self, name: str, message: Mapping[str, Any]) -> bool:
         """Whether the stream goes on."""
@@ -369,16 +386,23 @@ def _event(event: Mapping[str, Any]) -> Event:
 
 
 class Load:
-    """All clients of one run."""
+    """All clients of one run. `epochs` not 0: keys come again after that many epochs."""
 
     def __init__(
-        self, addresses: Addresses, history: History, *, seed: int, writers: int, rate: float
+        self,
+        addresses: Addresses,
+        history: History,
+        *,
+        seed: int,
+        writers: int,
+        rate: float,
+        epochs: int = 0,
     ) -> None:
         self.history = history
-        pause = writers / rate
+        self.addresses = addresses
+        paced = {"pause_seconds": writers / rate, "epochs": epochs}
         self.workers: list[Worker] = [
-            Writer(f"w{n}", f"{seed} w{n}", addresses, history, pause_seconds=pause)
-            for n in range(writers)
+            Writer(f"w{n}", f"{seed} w{n}", addresses, history, **paced) for n in range(writers)
         ]
         self.workers += [Lessee(f"l{n}", f"{seed} l{n}", addresses, history) for n in range(2)]
         self.watchers = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,17 @@ from tests.chaos.faults import FAULTS, MEANWHILE, Fault, NotHere, die_at
 from tests.chaos.history import Ending, History, now
 from tests.chaos.load import LEASE_TTL_SECONDS, Load
 from tests.chaos.model import Row
+from tests.chaos.namespaces import NoNamespaces
 from tests.chaos.report import Injected, Report
 from tests.chaos.verdict import LEASED, judge
-from tests.cluster.client import NO_ANSWER, ApiError
-from tests.cluster.harness import Member, wait_until
+from tests.cluster.client import NO_ANSWER, ApiError, Client
+from tests.cluster.harness import wait_until
 
 log = logging.getLogger("chaos")
 
 RECOVERY_SECONDS = 30.0
 QUIET_SECONDS = 60.0
+SETTLED_CALL_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class Settings:
     writers: int = 6
     hold_seconds: tuple[float, float] = (1.0, 5.0)
     only: tuple[str, ...] = ()
+    namespaces: bool = False
 
 
 def run(settings: Settings, root: Path) -> tuple[Report, History]:
     """Members' data and logs are below `root`. What goes wrong is in the report, not raised."""
     report = Report(settings.seed, settings.seconds)
     history = History()
-    arena = Arena(root, seed=settings.seed)
+    arena = Arena(root, seed=settings.seed, namespaces=settings.namespaces)
     try:
         arena.start()
         load = Load(
@@ -59,7 +62,9 @@ def run(settings: Settings, root: Path) -> tuple[Report, History]:
         try:
             _faults(arena, load, settings, report)
             load.stop_writing()
-            end(arena, load, history)
+            arena.links.heal()
+            arena.wait_healthy()
+            settle(load, history)
         finally:
             load.stop()
     except (AssertionError, ApiError, *NO_ANSWER) as error:
@@ -77,12 +82,9 @@ def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:
     """
     chance = random.Random(f"{settings.seed} schedule")
     points = [f"die-at {name}" for name in arena.failpoints()]
-    if settings.only:
-        chosen = [*FAULTS, *points]
-        unknown = [name for name in settings.only if name not in chosen]
-        assert not unknown, f"no such fault: {', '.join(unknown)}; there are {', '.join(chosen)}"
-    names = [name for name in FAULTS if not settings.only or name in settings.only]
-    points = [name for name in points if not settings.only or name in settings.only]
+    unknown = {each for each in settings.only if not _chosen([*FAULTS, *points], [each])}
+    assert not unknown, f"no such fault: {unknown}; there are {', '.join([*FAULTS, *points])}"
+    names, points = _chosen(FAULTS, settings.only), _chosen(points, settings.only)
     places: list[str] = []
     while True:
         for number, name in enumerate(chance.sample(names, len(names))):
@@ -94,6 +96,11 @@ def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:
         if not names:
             for place in chance.sample(points, len(points)):
                 yield place, die_at(place.removeprefix("die-at "))
+
+
+def _chosen(names: Iterable[str], only: Collection[str]) -> list[str]:
+    """Those of `names` that are in `only`, whole or by their first word; all if it is empty."""
+    return [name for name in names if not only or name in only or name.split()[0] in only]
 
 
 def _faults(arena: Arena, load: Load, settings: Settings, report: Report) -> None:
@@ -110,7 +117,7 @@ def _faults(arena: Arena, load: Load, settings: Settings, report: Report) -> Non
             word = chance.choice([*MEANWHILE, ""])
             try:
                 _inject(arena, entry, fault(arena), pool, hold=hold, word=word)
-            except NotHere as error:
+            except (NotHere, NoNamespaces) as error:
                 entry.skipped = str(error)
                 log.info("%s: not injected: %s", name, error)
             _wait_write(load, now())
@@ -164,26 +171,33 @@ def _wait_write(load: Load, since: int) -> None:
 # -- the end
 
 
-def end(arena: Arena, load: Load, history: History) -> None:
+def settle(load: Load, history: History) -> None:
     """Leases run out, members agree, watchers have heard all; then what each member holds."""
-    arena.links.heal()
-    arena.wait_healthy()
-    first = arena.cluster[0]
+    urls = load.addresses.urls
+    clients = {name: Client(url, SETTLED_CALL_SECONDS) for name, url in urls.items()}
+    first = next(iter(clients.values()))
     wait_until(
         "all leases have ended",
-        lambda: not first.client.prefix(LEASED, keys_only=True).kvs,
+        lambda: not first.prefix(LEASED, keys_only=True).kvs,
         QUIET_SECONDS + LEASE_TTL_SECONDS,
     )
-    _, _, revision = arena.cluster.wait_same_history(QUIET_SECONDS)
+    wait_until(
+        "equal HashKV on all members",
+        lambda: len({client.hash_kv() for client in clients.values()}) == 1,
+        QUIET_SECONDS,
+    )
+    revision = first.revision()
     wait_until("watchers were told all", lambda: load.told() >= revision, QUIET_SECONDS)
-    history.endings += [ending(member) for member in arena.cluster]
+    history.endings += [ending(name, client) for name, client in clients.items()]
+    for client in clients.values():
+        client.close()
 
 
-def ending(member: Member) -> Ending:
+def ending(name: str, client: Client) -> Ending:
     rows = tuple(
         (kv.key, Row(kv.value, kv.version, kv.create_revision, kv.mod_revision))
-        for kv in member.client.everything(serializable=True)
+        for kv in client.everything(serializable=True)
     )
-    alarms = tuple(each["alarm"] for each in member.client.alarms())
-    revision = member.client.range(b"\0", serializable=True).revision
-    return Ending(member.name, revision, rows, member.client.hash_kv(), alarms)
+    alarms = tuple(each["alarm"] for each in client.alarms())
+    revision = client.range(b"\0", serializable=True).revision
+    return Ending(name, revision, rows, client.hash_kv(), alarms)

@@ -26,6 +26,8 @@ SEARCHED = b"e/"
 """Keys that live for an epoch of the load: their histories are short enough to be searched."""
 LEASED = b"lease/"
 FIRST_REVISION = 1
+EXIT_CODES = {"legal": 0, "illegal": 1, "unknown": 3}
+"""Of every program that judges: what is not known is no pass."""
 
 
 class Anomaly(NamedTuple):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The image and the compose file, really built and run: put through one container, stop it, read from
-# another, bring it back. Says "skipped: ..." and succeeds where there is nothing to run it with.
+# another, bring it back; then faults from outside, judged by clients inside. Says "skipped: ..." and succeeds where there is nothing to run it with.
 #
 # The base image is made here from Debian's own packages; like any company's base image it carries this
 # machine's pip settings and certificates, so that the build installs from wherever this machine does.
@@ -108,3 +108,41 @@ wait_healthy n1 n2 n3
 expect blue ctl n2 get color --print-value-only
 expect "esker" compose exec -T n1 id -un
 echo "n1 is back; all were restarted; nothing is lost"
+
+# -- faults from outside, on a new cluster: members are paused, killed, disconnected while clients
+# inside the network write down what they see, and judge it.
+
+container() { compose ps -q "$1"; }
+
+compose down -v >/dev/null 2>&1
+compose up -d --no-build n1 n2 n3
+wait_healthy n1 n2 n3
+export CHAOS_SECONDS=50
+compose --profile fault-injection up -d --no-build --no-deps chaos
+clients=$(compose --profile fault-injection ps -q chaos)
+network=$(docker inspect --format '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}' "$(container n1)")
+
+sleep 4
+echo "n1 is paused"
+docker pause "$(container n1)" >/dev/null
+sleep 5
+docker unpause "$(container n1)" >/dev/null
+sleep 2
+echo "n2 is killed"
+docker kill "$(container n2)" >/dev/null
+sleep 3
+docker start "$(container n2)" >/dev/null
+sleep 4
+echo "n3 is disconnected"
+docker network disconnect "$network" "$(container n3)"
+sleep 5
+docker network connect --alias n3 "$network" "$(container n3)"
+sleep 4
+echo "all are killed"
+docker kill "$(container n1)" "$(container n2)" "$(container n3)" >/dev/null
+docker start "$(container n1)" "$(container n2)" "$(container n3)" >/dev/null
+
+verdict=$(timeout 180 docker wait "$clients")
+docker logs "$clients" 2>&1 | tail -n 25
+[ "$verdict" = 0 ] || { echo "the clients' verdict is $verdict"; exit 1; }
+echo "paused, killed, disconnected: every promise was kept"
