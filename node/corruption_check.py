@@ -146,7 +146,8 @@ class CorruptionCheck:
 
     async def check_compactions(self) -> None:
         """The newest compaction that all members could be asked about, once."""
-        for own in reversed(self._kept()):
+        # While the others are asked, another compaction may end.
+        for own in reversed(list(self._kept())):
             if not self._server.is_leader or own.revision <= self._checked_to:
                 return
             compared = await self._compare(own)

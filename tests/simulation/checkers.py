@@ -33,7 +33,7 @@ _FRESH = (*_WRITES, "range", "read txn")
 
 
 class Story:
-    """The log as the model tells it: responses by index, and what each request of a client became."""
+    """The log as the model tells it: responses by index, and what became of each request."""
 
     def __init__(self, history: History) -> None:
         self.history = history

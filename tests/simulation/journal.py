@@ -1,5 +1,5 @@
-"""The journal of one run: everything that happens, in its order, as one digest and as the last lines
-before a failure.
+"""The journal of one run: everything that happens, in its order, as one digest and as the last
+lines before a failure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Journal:
         self.number = 0
 
     def note(self, kind: str, who: str, *facts: Any) -> int:
-        """Facts read alike in every process: no addresses, no sets. The event's number, ascending."""
+        """The event's number, ascending. Facts read alike everywhere: no addresses, no sets."""
         self.number += 1
         self.counts[kind] += 1
         event = (self._now(), kind, who, facts)

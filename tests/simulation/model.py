@@ -1,4 +1,4 @@
-"""What the members should have answered: a store that keeps everything in lists, and applies one log.
+"""What the members should have answered: a store that keeps everything in lists.
 
 It is slow, short, and shares nothing with the store under test but the words (requests, responses).
 """

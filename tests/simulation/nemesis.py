@@ -1,6 +1,6 @@
-"""The nemesis: what goes wrong, when, and for how long; and the keeper, who starts again what died.
+"""The nemesis: what goes wrong, when, and for how long; and the keeper, who starts what died.
 
-Faults keep to what the members promise to survive: a member whose disk lies or is damaged is one of a
+Faults keep to what the members promise to survive: a member whose disk is damaged is one of a
 minority, and is removed and replaced when it refuses to start.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
@@ -222,8 +223,9 @@ class Nemesis:
             return False
         self._broken[member.name] = None
         member.crash(power=self.random.random() < 0.5)
-        while not member.down:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        if not member.down:
+            return False
         disk = member.disk
         files = [f for f in disk.files_below(f"/{member.name}/member") if disk.size(f)]
         for _ in range(self.random.choice((1, 1, 3))):
@@ -399,14 +401,13 @@ class Nemesis:
             ) or (member.member is not None and member.server.members.is_removed(number))
             if name not in self._asked_to_stop and not removed:
                 raise Violation(f"{name} ended by itself")
-        elif (
-            (isinstance(failure, WalError | OSError) and name in self._hurt)
-            or (isinstance(failure, WalError | BootstrapError) and name in self._broken)
-            or (isinstance(failure, BootstrapError) and "no member of the cluster" in str(failure))
-        ):
             return
-        else:
-            raise Violation(f"{name} ended: {failure!r}") from failure
+        hurt = name in self._hurt and isinstance(failure, WalError | OSError)
+        damaged = name in self._broken and isinstance(failure, WalError | BootstrapError)
+        left_out = "no member of the cluster" in str(failure)
+        if not (hurt or damaged or left_out):
+            where = "".join(traceback.format_exception(failure))
+            raise Violation(f"{name} ended: {failure!r}\n{where}")
 
     # -- healing
 

@@ -135,7 +135,12 @@ class SimLoop(base_events.BaseEventLoop):
     # -- lives
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        return super().call_soon(*_living(self, callback, args, context), context=context)
+        life = _LIFE.get() if context is None else context.get(_LIFE)
+        if life is None:
+            return super().call_soon(callback, *args, context=context)
+        call = _Call(self, life, callback, args)
+        call.handle = handle = super().call_soon(call.run, context=context)
+        return handle
 
     def call_soon_threadsafe(
         self, callback: Any, *args: Any, context: Any = None
@@ -145,14 +150,12 @@ class SimLoop(base_events.BaseEventLoop):
     def call_at(
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        wrapped = _living(self, callback, args, context)
-        return super().call_at(when, *wrapped, context=context)
-
-    def call_at_once_more(
-        self, when: float, callback: Callable[..., Any], args: tuple[Any, ...]
-    ) -> None:
-        """Put off, in the same life."""
-        self.call_at(when, callback, *args)
+        life = _LIFE.get() if context is None else context.get(_LIFE)
+        if life is None:
+            return super().call_at(when, callback, *args, context=context)
+        call = _Call(self, life, callback, args)
+        call.handle = handle = super().call_at(when, call.run, context=context)
+        return handle
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -201,26 +204,37 @@ def _task(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asy
     return task
 
 
-def _living(
-    loop: SimLoop, callback: Callable[..., Any], args: tuple[Any, ...], context: Any
-) -> tuple[Any, ...]:
-    """The callback and its arguments, to be dropped or delayed by the state of whose it is."""
-    life = context.get(_LIFE) if context is not None else _LIFE.get()
-    if life is None:
-        return (callback, *args)
-    return (_run, loop, life, callback, args)
+class _Call:
+    """A callback of one life: dropped when that has ended, put off while it is frozen."""
 
+    __slots__ = ("_args", "_callback", "_life", "_loop", "handle")
 
-def _run(loop: SimLoop, life: Life, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    if not life.alive:
-        return
-    if life.frozen_until > loop.time():
-        loop.call_at_once_more(life.resumes_at(), callback, args)
-        return
-    try:
-        callback(*args)
-    except (Killed, PowerCut):
-        assert not life.alive, "the end of another life"
-    except Exception as error:
-        context = {"message": f"in {callback}", "exception": error}
-        (life.handler or SimLoop.default_exception_handler)(loop, context)
+    def __init__(
+        self, loop: SimLoop, life: Life, callback: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        self._loop = loop
+        self._life = life
+        self._callback = callback
+        self._args = args
+        self.handle: asyncio.Handle | None = None
+
+    def run(self) -> None:
+        """By the loop, when it is due."""
+        life, loop = self._life, self._loop
+        if not life.alive:
+            return
+        if life.frozen_until > loop.time():
+            base_events.BaseEventLoop.call_at(loop, life.resumes_at(), self._run_late)
+            return
+        try:
+            self._callback(*self._args)
+        except (Killed, PowerCut):
+            assert not life.alive, "the end of another life"
+        except Exception as error:
+            context = {"message": f"in {self._callback}", "exception": error}
+            (life.handler or SimLoop.default_exception_handler)(loop, context)
+
+    def _run_late(self) -> None:
+        """Whoever cancelled it meanwhile knows only the first handle."""
+        if self.handle is None or not self.handle.cancelled():
+            self.run()

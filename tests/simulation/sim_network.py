@@ -30,6 +30,7 @@ from tests.simulation.sim_loop import Killed, life_of
 
 SNAPSHOT_CHUNK = 4096
 _FROZEN_POLL_SECONDS = 0.05
+_RESEND_SECONDS = 0.2
 _BROKEN_SECONDS = 0.5
 """Until who asked something notices that the connection is broken."""
 
@@ -69,7 +70,7 @@ class Network:
         self.clogged.clear()
 
     def ended(self, member: int, *, told: bool) -> None:
-        """The process of `member` has ended. `told`: its machine runs on and refuses connections."""
+        """The process of `member` has ended. `told`: its machine runs on, and refuses."""
         endpoint = self.endpoints.pop(member, None)
         if endpoint is None or not told:
             return
@@ -272,27 +273,35 @@ class SimTransport:
 
     def _ask(self, member: int, kind: int, body: bytes, answer: asyncio.Future[bytes]) -> None:
         network = self._network
-        if not network.reaches(self._member, member):
+        peer, sender = network.endpoints.get(member), self._member
+        if peer is None or answer.done():
             return
-        peer = network.endpoints[member]
-        sender = self._member
+        if not network.reaches(sender, member):
+            # Sent again, as TCP does, until who asked gives up the connection.
+            self._loop.call_later(_RESEND_SECONDS, self._ask, member, kind, body, answer)
+            return
 
         async def served() -> None:
             try:
                 result: bytes | CallFailed = await peer._receiver.serve(sender, kind, body)
             except CallFailed as error:
                 result = error
-            if network.reaches(member, sender):
-                self._loop.call_later(
-                    network.latency(member, sender),
-                    self._answered,
-                    answer,
-                    result,
-                    context=self._context,
-                )
+            peer._reply(self, answer, result)
 
         # A process that is stopped hears it when it goes on.
         self._loop.call_soon(lambda: peer._spawn(served()), context=peer._context)
+
+    def _reply(
+        self, asker: SimTransport, answer: asyncio.Future[bytes], result: bytes | CallFailed
+    ) -> None:
+        network, sender = self._network, asker._member
+        if answer.done():
+            return
+        if not network.reaches(self._member, sender):
+            self._loop.call_later(_RESEND_SECONDS, self._reply, asker, answer, result)
+            return
+        seconds = network.latency(self._member, sender)
+        self._loop.call_later(seconds, self._answered, answer, result, context=asker._context)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

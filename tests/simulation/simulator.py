@@ -1,4 +1,4 @@
-"""The simulator: one seed, one run of a whole cluster with clients and faults; or many seeds at once.
+"""The simulator: one seed, one run of a whole cluster with clients and faults; or many at once.
 
     python -m tests.simulation.simulator 17                 one run, silent unless it fails
     python -m tests.simulation.simulator 17 --trace         with every event
@@ -41,6 +41,8 @@ SECONDS = 8.0
 """Of faults, unless asked for more."""
 _HEALING_SECONDS = 40.0
 _LAST_EVENTS = 60
+_REFUSALS = ("NoSpace", "KeyNotFound", "Compacted", "FutureRevision")
+"""Answers, too."""
 _REAL_SECONDS = 60
 """Of the clock on the wall, for one of many seeds: more is a loop without an end."""
 
@@ -173,9 +175,6 @@ class Simulation:
         self.stage = "checkers"
         self._check_history()
 
-    def _pairs(self, tasks: list[asyncio.Task[None]]):  # type: ignore[no-untyped-def]
-        return zip(tasks, self.clients, strict=True)
-
     async def _watched(self, coroutine: object) -> None:
         """An error of ours ends the run."""
         try:
@@ -303,10 +302,11 @@ def _state(member: SimMember) -> tuple[object, ...]:
     if not member.serving:
         return member.name, "runs" if member.alive else "down", repr(member.failure)
     server = member.server
-    listed = [(each.ID, each.peerURLs) for each in server.members.list()]
+    listed = [(f"{each.ID:x}", each.peerURLs) for each in server.members.list()]
     return (
-        *(member.name, member.number, member.listening, server.applied_index, server.raft_term),
-        *(server.leader, server.installing, listed),
+        *(member.name, f"{member.number:x}", member.listening, server.applied_index),
+        *(server.raft_term, f"{server.leader:x}", server.installing, listed),
+        *(server.proposals_pending, server.watches.store.status()),
     )
 
 
@@ -387,6 +387,10 @@ def run_many(seeds: range, seconds: float, jobs: int) -> list[Report]:
     for name, count in sorted(total.items()):
         print(f"  {name:32} {count}")
     return reports
+
+
+def _failed(reports: list[Report]) -> int:
+    return sum(bool(report.problem) for report in reports)
 
 
 def _replay(seed: int) -> str:

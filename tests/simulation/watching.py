@@ -77,7 +77,7 @@ class Watcher(Client):
         self.logs: list[WatchLog] = []
         self.running = True
         self._connection: _Connection | None = None
-        self._listening: WatchLog | None = None
+        self._listening: object = None
         self._received: deque[WatchResponse] = deque()
         self._ready = asyncio.Event()
 
@@ -114,8 +114,8 @@ class Watcher(Client):
         self._connection, self._received = None, deque()
         log.heard.append(("resumed", log.due, ()))
         self.history.journal.note("watch", self.name, member.name, log.key, log.range_end, log.due)
-        self._listening = log
-        member.call(self._open, member, log)
+        self._listening = wish = object()
+        member.call(self._open, member, log, wish)
         until = self.cluster.loop.time() + self.random.choice((0.2, 1.0, 4.0))
         try:
             await self._hear(log, member, until)
@@ -125,8 +125,8 @@ class Watcher(Client):
             if connection is not None and not connection.broken:
                 member.call(connection.subscription.close)
 
-    def _open(self, member: SimMember, log: WatchLog) -> None:
-        if not member.listening or self._listening is not log:
+    def _open(self, member: SimMember, log: WatchLog, wish: object) -> None:
+        if not member.listening or self._listening is not wish:
             return
         connection = _Connection(self, member, member.server)
         self._connection = connection
