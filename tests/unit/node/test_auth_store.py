@@ -24,7 +24,7 @@ from node.apply.requests import (
     UserGrantRoleRequest,
     UserRevokeRoleRequest,
 )
-from node.apply.responses import AuthResponse, PutResponse
+from node.apply.responses import AuthResponse, AuthTokenResponse, PutResponse
 
 from .apply_fixture import Machine, refused
 from .auth_fixture import HASH, READ, READWRITE, WRITE, as_user, done, switch_on
@@ -281,7 +281,7 @@ def test_a_token_reaches_the_members_table_with_its_place_in_the_log(machine: Ma
     heard: list[tuple[str, bytes, int]] = []
     machine.auth.on_token = lambda *token: heard.append(token)
     request = AuthTokenRequest("alice", DIGEST, machine.auth.revision)
-    assert machine.apply(request, CLUSTER, decoded=False) == AuthResponse(1)
+    assert machine.apply(request, CLUSTER, decoded=False) == AuthTokenResponse(machine.index)
     assert heard == [("alice", DIGEST, machine.index)]
 
 
