@@ -93,6 +93,27 @@ def test_across_the_death_of_the_leader(cluster: Cluster) -> None:
         stream.kill()
 
 
+def test_who_needs_a_leader_is_told_that_it_is_lost(cluster: Cluster) -> None:
+    """Others hear nothing of it, and what is written when there is a leader again."""
+    stays, *others = cluster
+    needy = Watching(stays.client_url, [create(b"a")], headers=["Grpc-Metadata-hasleader: true"])
+    patient = Watching(stays.client_url, [create(b"a")])
+    for stream in (needy, patient):
+        stream.wait_created()
+    for member in others:
+        member.pause()
+    assert needy.closed.wait(30), "the stream goes on"
+    assert (needy.error["grpc_code"], needy.error["message"]) == (14, "etcdserver: no leader")
+    for member in others:
+        member.resume()
+    cluster.wait_healthy()
+    stays.client.put(b"a", b"again")
+    patient.wait_events(1)
+    assert not patient.closed.is_set()
+    for stream in (needy, patient):
+        stream.kill()
+
+
 def test_a_stop_ends_streams_without_their_last_chunk(cluster: Cluster) -> None:
     member = cluster.followers()[0]
     streams = [Watching(member.client_url, [create(b"a")]) for _ in range(20)]

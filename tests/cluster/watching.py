@@ -32,21 +32,28 @@ class WatchEvent(NamedTuple):
 class Watching:
     """One stream that asked for `requests`; a context manager.
 
-    `results` grows as answers come, `closed` is set when the server ends the connection. `read()`
-    starts reading; until then the client is a slow one.
+    `results` grows as answers come, `error` is what the stream ended with; `closed` is set when the
+    server ends the connection or the stream. `read()` starts reading; until then the client is a
+    slow one. `headers` are more lines of the request.
     """
 
     def __init__(
-        self, url: str, requests: Iterable[Mapping[str, Any]], *, read: bool = True
+        self,
+        url: str,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        read: bool = True,
+        headers: Iterable[str] = (),
     ) -> None:
         parts = urlsplit(url)
         assert parts.hostname and parts.port, url
         self.results: list[dict[str, Any]] = []
+        self.error: dict[str, Any] = {}
         self.closed = threading.Event()
         self._socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
         body = "\n".join(map(json.dumps, requests)).encode()
-        head = f"POST /v3/watch HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(body)}"
-        self._socket.sendall(head.encode() + b"\r\n\r\n" + body)
+        head = ["POST /v3/watch HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(body)}"]
+        self._socket.sendall("\r\n".join([*head, *headers]).encode() + b"\r\n\r\n" + body)
         self._thread = threading.Thread(target=self._read, daemon=True)
         if read:
             self.read()
@@ -60,7 +67,11 @@ class Watching:
             while file.readline().strip():
                 pass
             while size := int(file.readline(), 16):
-                self.results.append(json.loads(file.read(size))["result"])
+                message = json.loads(file.read(size))
+                if "error" in message:
+                    self.error = message["error"]
+                else:
+                    self.results.append(message["result"])
                 file.readline()
         self.closed.set()
 
