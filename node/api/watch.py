@@ -15,7 +15,7 @@ from mvcc.kv import Event
 from node.api.errors import CODE_NAMES, LeaderNeeded, refusal
 from node.api.kv_json import Header, encode_events
 from node.api.messages import FilterType, WatchCreateRequest, WatchRequest
-from node.apply.errors import ApplyError
+from node.apply.errors import ApplyError, InvalidAuthToken
 
 if TYPE_CHECKING:
     from mvcc.watchable_store import Notice, WatchResponse
@@ -207,9 +207,11 @@ class WatchSession:
                 self._revoked[watch_id] = reason
 
     def _denial_now(self, span: _Span) -> str:
-        """As `_denial`. A watch outlives the token it began with."""
+        """As `_denial`. A watch outlives the token it began with, but not its user or password."""
         if self._asker is None:
             return self._denial(span)
+        if not self._auth.store.login_holds(*self._asker):
+            return _reason(InvalidAuthToken())
         try:
             self._auth.check_range(self._asker._replace(revision=self._rights), *span)
         except ApplyError as error:

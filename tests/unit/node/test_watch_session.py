@@ -282,6 +282,28 @@ def test_turning_authentication_on_ends_watches_without_a_user() -> None:
     assert bench.watches.store.status().watchers == 0
 
 
+def test_a_watch_ends_with_the_password_that_let_its_user_in() -> None:
+    bench = WatchBench()
+    bench.auth.enabled = True
+    bench.auth.may["ann"] = {b"a"}
+    session, sink = bench.session("ann")
+    session.receive(create(b"a"))
+    bench.auth.store.revision = 2
+    bench.put(b"a")
+    bench.turn()
+    assert "events" in sink.results()[-1]
+    bench.auth.store.revision = bench.auth.logins_from = 3
+    bench.put(b"a")
+    bench.turn()
+    (ended,) = sink.results()
+    assert ended["canceled"]
+    assert "Unauthenticated" in ended["cancel_reason"]
+    session.receive(create(b"a"))
+    bench.put(b"a")
+    bench.turn()
+    assert "events" in sink.results()[-1]
+
+
 def test_a_new_watcher_under_a_revoked_id_is_heard() -> None:
     bench = WatchBench()
     bench.auth.enabled = True

@@ -20,11 +20,16 @@ from tests.unit.node.test_door import FakeLoop
 
 
 class FakeAuth:
-    """Users are their own tokens; `may` is who may read which keys."""
+    """Users are their own tokens; `may` is who may read which keys. At revision `logins_from` they
+    all got new passwords.
+    """
 
     def __init__(self) -> None:
         self.enabled = False
-        self.store = SimpleNamespace(revision=1)
+        self.logins_from = 0
+        self.store = SimpleNamespace(
+            revision=1, login_holds=lambda user, revision: revision >= self.logins_from
+        )
         self.may: dict[str, set[bytes]] = {}
 
     def identify(self, token: str, _common_name: str) -> Identity:
