@@ -96,12 +96,10 @@ class Arena:
     def leader(self) -> Member:
         """Who leads, as far as anybody says within a short time; else anybody."""
         for member in self.cluster.running():
-            client = member.connect(ASK_SECONDS)
             with suppress(ApiError, *NO_ANSWER):
-                status = client.status()
+                status = self.ask(member, "maintenance/status", {}, ASK_SECONDS)
                 if status.get("leader", "0") == status["header"]["member_id"]:
                     return member
-            client.close()
         return self.anybody()
 
     def anybody(self) -> Member:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from tests.chaos.history import History
@@ -51,8 +51,8 @@ def main() -> int:
 
 
 def _run(load: Load, history: History, seconds: float) -> None:
-    _, url = load.addresses.choose(random.Random(0))
-    revision = Client(url).revision()
+    with closing(Client(next(iter(load.addresses.urls.values())))) as client:
+        revision = client.revision()
     assert revision == 1, f"the store must be empty, and is at revision {revision}"
     load.start()
     try:
@@ -68,11 +68,8 @@ def _run(load: Load, history: History, seconds: float) -> None:
 
 
 def _healthy(url: str) -> bool:
-    client = Client(url, 3.0)
-    try:
+    with closing(Client(url, 3.0)) as client:
         return client.healthy()
-    finally:
-        client.close()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ healed; between the two it holds. `NotHere` says why a fault cannot be had on th
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,10 @@ from tests.cluster.harness import Member, Overdue, wait_until
 
 DEAD_AT_FAILPOINT = 77
 DIE_SECONDS = 12.0
-LAG_SECONDS = 4.0
-"""Down for this long, a member misses more entries than the others keep."""
+LAG_REVISIONS = 500
+"""Who misses as many has missed more entries than the others keep, and needs a snapshot."""
+
+LAG_SECONDS_MAX = 20.0
 
 Fault = Callable[[Arena], Iterator[str]]
 """Yields once, what exactly was done."""
@@ -279,14 +280,14 @@ def die_at(name: str) -> Fault:
         times = arena.chance.randrange(1, 20) if area in ("apply", "backend", "wal") else 1
         lagging.kill()
         if area in ("install", "snapshot"):
-            wait_until("others have moved on", _later(LAG_SECONDS), LAG_SECONDS + 5)
+            _wait_lag(arena)
         if lagging is not victim:
             victim.kill()
             victim.start(failpoints=f"{name}=exit@{times}")
             victim.wait_healthy()
             with suppress(Overdue, ApiError, *NO_ANSWER):
                 _lead(arena, victim)
-                wait_until("others have moved on", _later(LAG_SECONDS), LAG_SECONDS + 5)
+                _wait_lag(arena)
             lagging.start()
         else:
             victim.start(failpoints=f"{name}=exit@{times}")
@@ -298,9 +299,11 @@ def die_at(name: str) -> Fault:
     return at_failpoint
 
 
-def _later(seconds: float) -> Callable[[], bool]:
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() >= end
+def _wait_lag(arena: Arena) -> None:
+    """Whoever is down now has fallen behind. Without a quorum nobody moves on: that is no lag."""
+    goal = arena.told() + LAG_REVISIONS
+    with suppress(Overdue):
+        wait_until("the others have moved on", lambda: arena.told() >= goal, LAG_SECONDS_MAX)
 
 
 def _lead(arena: Arena, member: Member) -> None:
@@ -403,6 +406,26 @@ def clock_steps(arena: Arena) -> Iterator[str]:
     arena.clock_file.write_text("3600")
     yield f"{member.name}: an hour ahead, then an hour behind"
     arena.clock_file.write_text("-3600")
+
+
+# -- two at a time
+
+LINKS = ("bridge", "ring", "isolate-one", "deaf-leader", "slow-links", "lossy-links", "slow-disk")
+DEATHS = ("kill-one", "kill-leader", "kill-majority", "kill-all", "pause-leader", "garbage-tail")
+"""Those of which any pair can be had: neither needs a healthy cluster to be injected or healed."""
+
+
+def together(one: Fault, other: Fault) -> Fault:
+    """The second within the first."""
+
+    def both(arena: Arena) -> Iterator[str]:
+        outer, inner = one(arena), other(arena)
+        yield f"{next(outer)}; {next(inner)}"
+        for steps in (inner, outer):
+            for _ in steps:
+                raise AssertionError("a fault yields twice")
+
+    return both
 
 
 # -- what is asked for meanwhile

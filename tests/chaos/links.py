@@ -214,10 +214,11 @@ class Links:
         """Who has the loopback socket with this port open."""
         wanted = f"socket:[{_inode(port)}]"
         for name, pid in self._processes().items():
+            # A process, or one of its files, may go while they are listed.
             with suppress(OSError):
-                for entry in os.scandir(f"/proc/{pid}/fd"):
+                for number in os.listdir(f"/proc/{pid}/fd"):
                     with suppress(OSError):
-                        if os.readlink(entry.path) == wanted:
+                        if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
                             return name
         return STRANGER
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.arena import Arena
-from tests.chaos.faults import FAULTS, MEANWHILE, Fault, NotHere, die_at
+from tests.chaos.faults import (
+    DEATHS,
+    FAULTS,
+    LINKS,
+    MEANWHILE,
+    Fault,
+    NotHere,
+    die_at,
+    together,
+)
 from tests.chaos.history import Ending, History, now
 from tests.chaos.load import LEASE_TTL_SECONDS, Load
 from tests.chaos.model import Row
@@ -78,7 +87,7 @@ def run(settings: Settings, root: Path) -> tuple[Report, History]:
 
 def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:
     """Every fault once in a random order, then again in another, for ever; after each third one a
-    death at the next failpoint.
+    death at the next failpoint, and two faults at a time.
     """
     chance = random.Random(f"{settings.seed} schedule")
     points = [f"die-at {name}" for name in arena.failpoints()]
@@ -93,6 +102,9 @@ def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:
                 places = places or chance.sample(points, len(points))
                 place = places.pop()
                 yield place, die_at(place.removeprefix("die-at "))
+            if number % 3 == 2 and not settings.only:
+                one, other = chance.choice(LINKS), chance.choice(DEATHS)
+                yield f"{one} + {other}", together(FAULTS[one], FAULTS[other])
         if not names:
             for place in chance.sample(points, len(points)):
                 yield place, die_at(place.removeprefix("die-at "))
