@@ -130,6 +130,7 @@ class Simulation:
             life.alive = False
             life.bury()
         asyncio.set_event_loop(None)
+        self.loop.close()
 
     async def _main(self) -> None:
         cluster, options, loop = self.cluster, self.options, self.loop
@@ -157,9 +158,12 @@ class Simulation:
         for each in self.clients:
             if not isinstance(each, Watcher):
                 each.running = False
-        await self._joined(
-            [task for task, each in self._pairs(working) if not isinstance(each, Watcher)]
-        )
+        writers = [
+            task
+            for task, each in zip(working, self.clients, strict=True)
+            if not isinstance(each, Watcher)
+        ]
+        await self._joined(writers)
         await self._leases_end()
         await self._converge("at rest")
         await asyncio.sleep(0.5)

@@ -205,3 +205,20 @@ async def test_hashes_of_compactions_are_kept_and_given_and_forgotten() -> None:
     server.store = SimpleNamespace(current_rev=20, compact_rev=10)
     assert await answer(12) is None, "a snapshot brought another store"
     running.cancel()
+
+
+async def test_a_compaction_may_end_while_others_are_compared() -> None:
+    """The others are asked about compactions 3 and 2, and number 4 comes between."""
+    server: Any = Server()
+    check = CorruptionCheck(server)
+    check._kept().extend(HashKV(100 + number, number, number, 20) for number in (2, 3))
+    server.answers = {B: HashAnswer(None, 0, 20, 10), C: PeerUnavailable("down")}
+    calling = server.peer_calls.transport.call
+
+    async def call(*asked: object) -> bytes:
+        check._kept().append(HashKV(104, 4, 4, 20))
+        return await calling(*asked)
+
+    server.peer_calls.transport.call = call
+    await check.check_compactions()
+    assert (server.asked, server.suspects) == ([3, 3, 2, 2], [])
