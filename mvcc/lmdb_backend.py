@@ -290,13 +290,17 @@ class LmdbBackend:
         """
         batches = (*self._closed, self._open)
         overlay = [batch.tables[KEY] for batch in batches]
+        changes = [rows for rows in overlay if rows]
         found: list[tuple[bytes, bytes]] = []
         try:
             with self._txn.cursor(self._generation.tables[KEY]) as cursor:
                 stored = True
                 while stored and not (limit and len(found) == limit):
                     rows = read_rows(cursor, start, end, limit and limit - len(found))
-                    found += [row for row in rows if not _deleted(overlay, row[0])]
+                    if changes:
+                        found += [row for row in rows if not _deleted(changes, row[0])]
+                    else:
+                        found += rows
                     stored = bool(limit and rows)
                     if rows:
                         # A commit that is not reported yet is in both: the overlay begins after it.

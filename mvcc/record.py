@@ -11,7 +11,6 @@ and the key.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from .errors import CorruptionError
 from .kv import Event, EventType, KeyValue
@@ -22,15 +21,6 @@ FORMAT = 1
 _HEAD = struct.Struct(">BqqqI")
 
 
-class Head(NamedTuple):
-    """What the index keeps of a put."""
-
-    create_revision: int
-    version: int
-    lease: int
-    key: bytes
-
-
 def encode_put(create_revision: int, version: int, lease: int, key: bytes, value: bytes) -> bytes:
     """
     >>> len(encode_put(2, 1, 0, b"key", b"value")) - len(b"key" + b"value")
@@ -39,14 +29,15 @@ def encode_put(create_revision: int, version: int, lease: int, key: bytes, value
     return _HEAD.pack(FORMAT, create_revision, version, lease, len(key)) + key + value
 
 
-def decode_head(row: bytes) -> Head:
-    """All of a put but its value. CorruptionError when the row is no put.
+def decode_head(row: bytes) -> tuple[int, int, int, bytes]:
+    """What the index keeps of a put: (create revision, version, lease, key). CorruptionError when
+    the row is no put.
 
     >>> decode_head(encode_put(2, 1, 7, b"key", b"value"))
-    Head(create_revision=2, version=1, lease=7, key=b'key')
+    (2, 1, 7, b'key')
     """
     create_revision, version, lease, end = _head(row)
-    return Head(create_revision, version, lease, row[_HEAD.size : end])
+    return create_revision, version, lease, row[_HEAD.size : end]
 
 
 def decode_put(mod_revision: int, row: bytes) -> KeyValue:
