@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 import pytest
@@ -112,6 +113,36 @@ def test_who_needs_a_leader_is_told_that_it_is_lost(cluster: Cluster) -> None:
     assert not patient.closed.is_set()
     for stream in (needy, patient):
         stream.kill()
+
+
+def test_large_ranges_on_the_same_member_starve_no_watch(cluster: Cluster) -> None:
+    """etcd #15402: reading 64 MB over and over delays puts and their events only so long."""
+    member = cluster.wait_leader()
+    for number in range(64):
+        member.client.put(b"large/%02d" % number, b"x" * 1_000_000)
+    ended = threading.Event()
+
+    def read() -> None:
+        client = member.connect(60)
+        while not ended.is_set():
+            assert len(client.range(b"large/", b"large0").kvs) == 64
+        client.close()
+
+    reader = threading.Thread(target=read, daemon=True)
+    delays = []
+    with Watching(member.client_url, [create(b"small")]) as stream:
+        stream.wait_created()
+        reader.start()
+        for number in range(1, 11):
+            begun = time.monotonic()
+            member.client.put(b"small", b"%d" % number)
+            stream.wait_events(number)
+            delays.append(time.monotonic() - begun)
+    assert reader.is_alive()
+    ended.set()
+    reader.join(60)
+    member.client.delete(b"large/", b"large0")
+    assert max(delays) < 5, delays
 
 
 def test_a_stop_ends_streams_without_their_last_chunk(cluster: Cluster) -> None:
