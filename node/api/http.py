@@ -466,14 +466,22 @@ class HttpFace:
         token = token_of(request.headers.get("Authorization", ""))
         if not token and is_websocket(request):
             token = offered_token(request)
-        transport = request.transport
-        user = "" if transport is None else self.lobby.user_of(transport)
+        user = self._certified_user(request)
         credentials = Credentials(token, user, request.headers.get(NEEDS_LEADER) == "true")
         if self._gate.behind(credentials):
             caught_up = asyncio.Event()
             self._gate.catch_up(lambda _: caught_up.set())
             await caught_up.wait()
         return credentials
+
+    def _certified_user(self, request: web.BaseRequest) -> str:
+        """The common name of the client's certificate. A browser shows it for every page that makes
+        it ask, so it says nothing of a page that --cors does not name.
+        """
+        origin = request.headers.get("Origin")
+        if request.transport is None or (origin is not None and origin not in self._cors):
+            return ""
+        return self.lobby.user_of(request.transport)
 
     def _host_allowed(self, host: str) -> bool:
         """DNS rebinding guard: `host` is the Host header, with or without port."""

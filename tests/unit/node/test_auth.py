@@ -223,6 +223,25 @@ async def test_a_certificate_stands_for_its_user(member: LoneMember) -> None:
         auth.identify("", "")
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [({}, 200), ({"Origin": "http://console"}, 200), ({"Origin": "http://evil"}, 400)],
+)
+async def test_a_web_page_has_no_use_of_its_readers_certificate(
+    origin: dict[str, str], status: int
+) -> None:
+    member = LoneMember(cors=("*", "http://console"))
+    await member.start()
+    member.face.lobby.user_of = lambda transport: "root"
+    await member.change(
+        UserAddRequest("root"), UserGrantRoleRequest("root", "root"), AuthEnableRequest()
+    )
+    assert (await member.ask("/kv/put", {"key": "aw=="}, **origin))[0] == status
+    assert (await member.ask("/auth/user/list", {}, **origin))[0] == status
+    assert len(member.server.store.range(b"k").kvs) == (status == 200)
+    await member.stop()
+
+
 async def test_an_asker_is_who_they_were_after_a_role_change(member: LoneMember) -> None:
     auth = member.auth
     token = await member.let_in("alice")
