@@ -129,9 +129,13 @@ class Copy:
             os.unlink(path)
             raise
 
+    @property
+    def closed(self) -> bool:
+        return not os.path.lexists(self.path)
+
     def close(self) -> None:
         """Idempotent."""
-        if os.path.lexists(self.path):
+        if not self.closed:
             os.unlink(self.path)
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("esker.maintenance")
 
+HASHES_MAX = 8
+"""Hashes at a time; others wait. Each holds a view, and there is not one for everybody."""
+COPIES_MAX = 4
+"""Copies of the database for clients, made or not yet sent: each takes its size on the disk."""
 _HASH_ROWS = 1000
 _POLL_SECONDS = 0.01
 _OWN_META = (b"consistentIndex", b"confState")
@@ -35,6 +39,9 @@ class Maintenance:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
+        self._hashing = asyncio.Semaphore(HASHES_MAX)
+        self._copying = 0
+        self._copies: list[Copy] = []
 
     async def defragment(self) -> None:
         """Copy the live pages to a new file and swap it in; requests go on meanwhile."""
@@ -47,6 +54,10 @@ class Maintenance:
         """Hash of the history up to `revision` (0: now), comparable between members of equal
         compact revision.
         """
+        async with self._hashing:
+            return await self._hash_kv(revision)
+
+    async def _hash_kv(self, revision: int) -> HashKV:
         server = self._server
         while True:
             await self._wait(server.compactor.barrier)
@@ -81,23 +92,36 @@ class Maintenance:
         """CRC-32 over every table as last committed: for tests, not for comparing members under
         load.
         """
-        view = await self._view_of_now()
-        try:
-            return await self._loop.run_in_executor(None, _hash_tables, view)
-        finally:
-            view.close()
+        async with self._hashing:
+            view = await self._view_of_now()
+            try:
+                return await self._loop.run_in_executor(None, _hash_tables, view)
+            finally:
+                view.close()
 
     async def open_copy(self) -> Copy:
-        """A compacted copy of the database as of now, for a stream to a client, who closes it."""
+        """A compacted copy of the database as of now, for a stream to a client, who closes it.
+        TooManyRequests while COPIES_MAX are there.
+        """
         backend = self._server.backend
         await self._wait(backend.force_commit)
+        self._copies = [copy for copy in self._copies if not copy.closed]
+        if self._copying + len(self._copies) >= COPIES_MAX:
+            raise errors.TooManyRequests
+        self._copying += 1
         copying = self._loop.run_in_executor(None, backend.open_copy)
+        copying.add_done_callback(self._copied)
         try:
             return await asyncio.shield(copying)
         except asyncio.CancelledError:
             # The client has left, but the pool's thread goes on: nobody else would remove the file.
             copying.add_done_callback(_close_unwanted)
             raise
+
+    def _copied(self, copying: asyncio.Future[Copy]) -> None:
+        self._copying -= 1
+        if not copying.cancelled() and copying.exception() is None:
+            self._copies.append(copying.result())
 
     async def transfer_leadership(self, target: int) -> None:
         """Hand over to the voter `target`: NotLeader, BadLeaderTransferee, TransferTimedOut."""

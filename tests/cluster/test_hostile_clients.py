@@ -350,6 +350,25 @@ def test_leases_by_the_thousand(cluster: Cluster) -> None:
         )
 
 
+def test_hashes_and_copies_of_the_database(cluster: Cluster) -> None:
+    """Hashes wait for each other; a copy nobody reads takes disk, so there are few."""
+    member = cluster[0]
+    for number in range(200):
+        member.client.put(b"bulk/%d" % number, bytes(100_000))
+    with attacked(member) as stack:
+        for path in ("maintenance/hash", "maintenance/hashkv"):
+            asking = [dial(member, stack) for _ in range(150)]
+            for connection in asking:
+                connection.sendall(post(path, {}))
+            assert {status_of(connection) for connection in asking} == {200}
+        asking = [dial(member, stack, buffer=4096) for _ in range(50)]
+        for connection in asking:
+            connection.sendall(post("maintenance/snapshot", {}))
+        answers = [status_of(connection) for connection in asking]
+        assert answers.count(200) == 4 and answers.count(500) == 46
+    wait_until("copies are removed", lambda: len(list(member.client.snapshot())) > 1)
+
+
 def test_waiters_for_one_lock(cluster: Cluster) -> None:
     member = cluster[0]
     holder = member.client.call("lock/lock", {"name": b64(b"wanted")})
