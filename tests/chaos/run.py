@@ -82,7 +82,19 @@ def run(settings: Settings, root: Path) -> tuple[Report, History]:
     finally:
         arena.close()
     report.findings = judge(history)
+    for member in arena.cluster:
+        for line in complaints(member.log()):
+            report.findings.add("crash", f"{member.name}: {line}")
     return report, history
+
+
+def complaints(log: str) -> list[str]:
+    """What members say that end for a reason of their own; a full disk is one of ours."""
+    return [
+        line
+        for line in log.splitlines()
+        if ("level=fatal" in line or line.startswith("Traceback")) and "No space left" not in line
+    ]
 
 
 def schedule(settings: Settings, arena: Arena) -> Iterator[tuple[str, Fault]]:

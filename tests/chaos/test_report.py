@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.chaos.history import History, Operation
 from tests.chaos.model import Answer, get, put
 from tests.chaos.report import Injected, Report, recoveries
+from tests.chaos.run import complaints
 from tests.chaos.soak import Sample, grown
 from tests.chaos.verdict import Anomaly, Findings
 
@@ -51,6 +52,13 @@ def test_a_report_is_saved_with_its_history(tmp_path: Path) -> None:
 def test_what_is_not_known_is_no_pass() -> None:
     assert Report(1, 1, findings=Findings(unknown=1)).verdict == "unknown"
     assert Report(1, 1, failure="a member ended").verdict == "illegal"
+
+
+def test_a_member_that_ends_by_itself_is_heard() -> None:
+    full = "level=fatal msg='data/wal: No space left on device'"
+    assert complaints(f"level=info msg=started\n{full}\n") == []
+    broken = ["level=fatal msg='hole in the log'", "Traceback (most recent call last):"]
+    assert complaints("\n".join([full, *broken, "  File x"])) == broken
 
 
 def samples(memory: int) -> list[Sample]:
