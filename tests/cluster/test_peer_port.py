@@ -263,6 +263,40 @@ def test_frames_that_break_the_rules(
     check_unharmed(cluster, cluster.running())
 
 
+def test_questions_that_are_none(stage: tuple[Cluster, Callable[[Member], Impostor]]) -> None:
+    """Each is refused by itself, whatever is wrong with it, and the member lives on."""
+    cluster, play = stage
+    bodies = [
+        b"",
+        b"\x80",
+        b"\xff" * 30,
+        os.urandom(100),
+        b"\x82\xa4kind\x00\xa8peerURLs\x91\xa2\xff\xfe",
+        b"\x82\xa4kind\x01\xa2ID\xff",
+        b"\x81\xa8revision\xcf" + b"\xff" * 8,
+        b"\x81\xa3IDs\xdd\xff\xff\xff\xff",
+        b"\x81\xa1x" + b"\x91" * 50_000 + b"\x90",
+    ]
+    for member in cluster.running():
+        for kind in (*range(6), 0xFFFF):
+            for body in bodies:
+                with play(member) as impostor:
+                    call = struct.pack(">IH", 1, kind) + body
+                    impostor.connection.sendall(pack_frame(FrameType.CALL, call))
+                    head = impostor.connection.recv(5)
+                    assert head[4] == FrameType.REPLY, (kind, body[:40])
+    deep = msgspec.msgpack.encode([2, *[0] * 5, [], 0, None, False, 0, 0, False])[1:]
+    for member in cluster.running():
+        with play(member) as impostor:
+            later_field = b"\x91" * 50_000 + b"\x90"
+            frame = pack_frame(FrameType.MESSAGE, b"\xdc\x00\x0e" + deep + later_field)
+            impostor.connection.sendall(frame)
+            silent(impostor.connection)
+    said = "".join(member.log() for member in cluster.running())
+    assert "Traceback" not in said and "Fatal error" not in said
+    check_unharmed(cluster, cluster.running())
+
+
 def test_terms_that_leave_no_room(stage: tuple[Cluster, Callable[[Member], Impostor]]) -> None:
     """A term counts up; one from the end of all numbers would be the cluster's last."""
     cluster, play = stage
