@@ -55,12 +55,15 @@ class LeaseStatus(msgspec.Struct, frozen=True):
 class Lessor:
     """All leases, the same on every member. No clock: each lasts until it is revoked.
 
-    `on_grant` and `on_revoke` are for who counts the time (lease_expiry.py).
+    `changes` counts the keys that came to a lease or left one: what was concluded from the keys of
+    leases holds until it moves. `on_grant` and `on_revoke` are for who counts the time
+    (lease_expiry.py).
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._leases: dict[int, Lease] = {}
+        self.changes = 0
         self.on_grant: Callable[[Lease], None] = lambda lease: None
         self.on_revoke: Callable[[int], None] = lambda number: None
         self.granted_total = self.revoked_total = 0
@@ -71,6 +74,7 @@ class Lessor:
         """
         decode = msgspec.msgpack.Decoder(LeaseRecord).decode
         self._leases = {}
+        self.changes += 1
         for key, row in self._backend.range(LEASE, FIRST, END, 0):
             record = decode(row)
             number = lease_id_of(key)
@@ -125,6 +129,7 @@ class Lessor:
     def follow(self, changes: Iterable[LeaseChange]) -> None:
         """Move keys between leases as a write did; `after` is a lease that exists, or none."""
         for key, before, after in changes:
+            self.changes += 1
             if before != NO_LEASE:
                 self._leases[before].keys.remove(key)
             if after != NO_LEASE:

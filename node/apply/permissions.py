@@ -55,12 +55,18 @@ _WRITING = (PermissionType.WRITE, PermissionType.READWRITE)
 class Rights:
     """What one user may do, over all their roles: `root` everything, else with keys in `read` and
     `write`. Never changed once built.
+
+    `_judged`: whether a lease may be ended, for those asked for; until a key comes to a lease of
+    `_lessor` or leaves one (`_changes`). A txn may name one lease of many keys many times.
     """
 
-    __slots__ = ("read", "root", "write")
+    __slots__ = ("_changes", "_judged", "_lessor", "read", "root", "write")
 
     def __init__(self, permissions: Iterable[Permission] = (), *, root: bool = False) -> None:
         self.root = root
+        self._judged: dict[int, bool] = {}
+        self._lessor: Lessor | None = None
+        self._changes = 0
         self.read = KeyRanges()
         self.write = KeyRanges()
         if root:
@@ -86,7 +92,12 @@ class Rights:
         """
         if self.root or lease == NO_LEASE or not lessor.exists(lease):
             return True
-        return all(key in self.write for key in lessor.keys_of(lease))
+        if self._lessor is not lessor or self._changes != lessor.changes:
+            self._lessor, self._changes, self._judged = lessor, lessor.changes, {}
+        may = self._judged.get(lease)
+        if may is None:
+            may = self._judged[lease] = all(key in self.write for key in lessor.keys_of(lease))
+        return may
 
 
 NO_RIGHTS = Rights()

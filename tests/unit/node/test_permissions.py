@@ -284,3 +284,24 @@ def test_a_refusal_by_permission_comes_before_one_by_alarm(machine: Machine) -> 
     alice = as_user(machine, "alice")
     assert refused(machine.apply(PutRequest(b"z"), alice)) is errors.PermissionDenied
     assert refused(machine.apply(PutRequest(b"w"), alice)) is errors.NoSpace
+
+
+def test_a_lease_that_a_txn_names_often_is_judged_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few hundred KB of request and a lease of many keys would stop all members for minutes."""
+    add_user(machine, "carol", Permission(WRITE, b"w", b"x"))
+    machine.apply(LeaseGrantRequest(10, 20), as_user(machine, "carol"))
+    judged: list[int] = []
+    keys_of = machine.lessor.keys_of
+    monkeypatch.setattr(
+        machine.lessor, "keys_of", lambda number: judged.append(number) or keys_of(number)
+    )
+    puts = [put_op(b"w%d" % number, lease=20) for number in range(100)]
+    request = TxnRequest([], [RequestOp(request_txn=TxnRequest([], puts)), put_op(b"w", lease=20)])
+    assert permits(machine.auth.rights_of("carol"), request, machine.lessor)
+    assert judged == [20]
+    machine.apply(PutRequest(b"z", b"another's", lease=20), as_user(machine, "root"))
+    assert not permits(machine.auth.rights_of("carol"), request, machine.lessor)
+    machine.apply(PutRequest(b"z", b"another's"), as_user(machine, "root"))
+    assert permits(machine.auth.rights_of("carol"), request, machine.lessor)
