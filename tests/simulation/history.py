@@ -1,7 +1,7 @@
-"""What happened, as the checkers read it: the log as it was applied, and what clients asked and heard.
+"""What happened, as the checkers read it: the log as it was applied, what clients asked and heard.
 
-Entries are checked as they come: whoever applies one, at whatever time, in whatever life, must apply
-the same one to the same effect as the first who did.
+Entries are checked as they come: whoever applies one, at whatever time, in whatever life, must
+apply the same one to the same effect as the first who did.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from node.server import Server
 from raft.core.types import Entry, EntryType, Role, SoftState
 from tests.simulation.journal import Journal
+from tests.simulation.promises import Promises
 from tests.simulation.sim_cluster import SimMember
 
 
@@ -70,6 +71,7 @@ class History:
         self.now: Callable[[], float] = lambda: 0.0
         self.stop: Callable[[], None] = lambda: None
         self.violation: Violation | None = None
+        self._promises = Promises(self.violated)
 
     def violated(self, what: str) -> NoReturn:
         """The run ends here, whatever the member makes of the error."""
@@ -82,6 +84,7 @@ class History:
 
     def opened(self, member: SimMember, server: Server) -> None:
         """Listen to a new process."""
+        self._promises.opened(member, server)
         replica = server.replica
         apply, normal, change = (
             replica.apply,
@@ -199,7 +202,12 @@ def check_membership(member: SimMember, server: Server) -> None:
     members = server.members
     voters = tuple(sorted(each.ID for each in members.list() if not each.isLearner))
     learners = tuple(sorted(each.ID for each in members.list() if each.isLearner))
-    for of, conf in (("stored", members.conf_state), ("raft's", server.driver.conf_state)):
+    in_force = server.driver._node.raft.tracker.conf
+    for of, conf in (
+        ("stored", members.conf_state),
+        ("raft's", server.driver.conf_state),
+        ("counting", in_force),
+    ):
         if (tuple(sorted(conf.voters)), tuple(sorted(conf.learners))) != (voters, learners):
             raise Violation(
                 f"membership: {member.name} lists voters {voters}, learners {learners};"

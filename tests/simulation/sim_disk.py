@@ -17,6 +17,8 @@ class SimDisk(FaultyDisk):
     def __init__(self) -> None:
         super().__init__()
         self.off = False
+        self.flipped = False
+        """Whether any bit of it is not what was written."""
         self.on_change: Callable[[int], None] = lambda number: None
         self.on_cut: Callable[[], None] = lambda: None
 
@@ -29,6 +31,10 @@ class SimDisk(FaultyDisk):
             self.off = True
             self.on_cut()
         return halved
+
+    def flip(self, path: str, offset: int, bit: int) -> None:
+        super().flip(path, offset, bit)
+        self.flipped = True
 
     def files_below(self, path: str) -> list[str]:
         """Paths of all files, ascending."""
