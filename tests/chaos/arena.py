@@ -93,14 +93,18 @@ class Arena:
             if member.process is not None and member.process.poll() is None
         }
 
-    def leader(self) -> Member:
-        """Who leads, as far as anybody says within a short time; else anybody."""
+    def known_leader(self) -> Member | None:
+        """Who says, within a short time, that it leads."""
         for member in self.cluster.running():
             with suppress(ApiError, *NO_ANSWER):
                 status = self.ask(member, "maintenance/status", {}, ASK_SECONDS)
                 if status.get("leader", "0") == status["header"]["member_id"]:
                     return member
-        return self.anybody()
+        return None
+
+    def leader(self) -> Member:
+        """The leader as far as it is known, else anybody: a fault has to have some victim."""
+        return self.known_leader() or self.anybody()
 
     def anybody(self) -> Member:
         return self.chance.choice(self.cluster.members)

@@ -16,10 +16,7 @@ from tests.cluster.harness import Member, Overdue, wait_until
 
 DEAD_AT_FAILPOINT = 77
 DIE_SECONDS = 12.0
-LAG_REVISIONS = 500
-"""Who misses as many has missed more entries than the others keep, and needs a snapshot."""
-
-LAG_SECONDS_MAX = 20.0
+LEAD_SECONDS = 20.0
 
 Fault = Callable[[Arena], Iterator[str]]
 """Yields once, what exactly was done."""
@@ -270,28 +267,17 @@ def _wait_death(member: Member) -> None:
 
 def die_at(name: str) -> Fault:
     """Death at a failpoint, with what it takes to get there."""
+    area = name.partition(".")[0]
+    if area in ("install", "snapshot"):
+        return _die_of_a_snapshot(name)
 
     def at_failpoint(arena: Arena) -> Iterator[str]:
-        area = name.partition(".")[0]
         if name.startswith("wal.") and name.endswith("_cut"):
             raise NotHere("a segment is full after 64 MiB; see tests/cluster/test_failpoints.py")
-        victim = arena.leader() if area == "snapshot" else arena.anybody()
-        lagging = arena.others(victim)[0] if area == "snapshot" else victim
+        victim = arena.anybody()
         times = arena.chance.randrange(1, 20) if area in ("apply", "backend", "wal") else 1
-        lagging.kill()
-        if area in ("install", "snapshot"):
-            _wait_lag(arena)
-        if lagging is not victim:
-            victim.kill()
-            victim.start(failpoints=f"{name}=exit@{times}")
-            victim.wait_healthy()
-            with suppress(Overdue, ApiError, *NO_ANSWER):
-                _lead(arena, victim)
-                _wait_lag(arena)
-            lagging.start()
-        else:
-            victim.start(failpoints=f"{name}=exit@{times}")
-            _reach(arena, victim, area)
+        _restart(victim, f"{name}=exit@{times}")
+        _reach(arena, victim, area)
         _wait_death(victim)
         yield f"{victim.name}, at hit {times}"
         victim.start()
@@ -299,17 +285,39 @@ def die_at(name: str) -> Fault:
     return at_failpoint
 
 
-def _wait_lag(arena: Arena) -> None:
-    """Whoever is down now has fallen behind. Without a quorum nobody moves on: that is no lag."""
-    goal = arena.told() + LAG_REVISIONS
-    with suppress(Overdue):
-        wait_until("the others have moved on", lambda: arena.told() >= goal, LAG_SECONDS_MAX)
+def _die_of_a_snapshot(name: str) -> Fault:
+    """A member begins again, empty; who sends it the others' state dies, or who receives it."""
+
+    def at_failpoint(arena: Arena) -> Iterator[str]:
+        armed = f"{name}=exit"
+        newcomer = arena.follower()
+        asked = arena.others(newcomer)[0]
+        number = newcomer.id
+        newcomer.kill()
+        newcomer.wipe()
+        remove(arena, asked, number)
+        if name.startswith("install"):
+            victim = newcomer
+            join(arena, asked, newcomer, failpoints=armed)
+        else:
+            victim = arena.others(newcomer)[1]
+            _restart(victim, armed)
+            with suppress(Overdue):
+                wait_until(f"{victim.name} leads", lambda: _led(arena, victim), LEAD_SECONDS)
+            join(arena, asked, newcomer)
+        _wait_death(victim)
+        yield victim.name
+        victim.start()
+
+    return at_failpoint
 
 
-def _lead(arena: Arena, member: Member) -> None:
-    leader = arena.leader()
-    if leader is not member:
+def _led(arena: Arena, member: Member) -> bool:
+    """Whether it leads; if not, whoever does is asked to hand over."""
+    leader = arena.known_leader()
+    if leader is not None and leader is not member:
         arena.ask(leader, "maintenance/transfer-leadership", {"targetID": member.id}, 5.0)
+    return leader is member
 
 
 def _reach(arena: Arena, victim: Member, area: str) -> None:
@@ -372,7 +380,9 @@ def remove(arena: Arena, asked: Member, number: int) -> None:
     wait_until(f"member {number:x} is removed", gone, HEALTHY_SECONDS)
 
 
-def join(arena: Arena, asked: Member, member: Member, *, learner: bool = False) -> int:
+def join(
+    arena: Arena, asked: Member, member: Member, *, learner: bool = False, failpoints: str = ""
+) -> int:
     """Add it and start it on an empty disk; its new id."""
     url = arena.peer_urls[member.name]
     found: list[int] = []
@@ -385,7 +395,7 @@ def join(arena: Arena, asked: Member, member: Member, *, learner: bool = False) 
 
     wait_until(f"{member.name} is added", added, HEALTHY_SECONDS)
     member.flags["initial-cluster-state"] = "existing"
-    member.start()
+    member.start(failpoints=failpoints)
     return found[0]
 
 
