@@ -38,6 +38,11 @@ test: $(READY) ## all tests, the slow ones too
 slow: $(READY) ## only the tests that start processes or take long
 	$(BIN)/python -m pytest -q -m slow -n 2
 
+SEEDS ?= 300
+
+sim: $(READY) ## simulate whole clusters under faults, each decided by its seed (SEEDS=300)
+	$(BIN)/python -m tests.simulation.simulator --seeds 0..$(SEEDS)
+
 bench: $(READY) ## our own measurements, each with its environment
 	for file in tests/bench/bench_*.py; do \
 		$(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; \

@@ -166,7 +166,7 @@ class RaftDriver:
         self._committed: deque[Sequence[Entry] | Snapshot] = deque()
         self._applying_index = applied
         self._installing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._handed_over_at = self._refusals_log_at = 0.0
         self._running = False
         self._failed = False
@@ -587,11 +587,11 @@ class RaftDriver:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 

@@ -36,6 +36,8 @@ _SMALL_LIMITS = Limits(
 _JOINING_TRIES = 60
 _JOINING_PAUSE_SECONDS = 0.5
 _WALL_SECONDS = 1.7e9
+_STALL_SECONDS_MAX = 4.0
+"""A write that is under way outlives the fault that made it slow."""
 
 
 class Observer(Protocol):
@@ -217,7 +219,7 @@ class SimMember:
             return SimBackend(
                 self.platter,
                 disk,
-                seconds=lambda: cluster.commit_seconds() * self.slowness,
+                seconds=lambda: self._slowed(cluster.commit_seconds()),
                 batch_seconds=options["batch_seconds"],
                 on_commit=options["on_commit"],
                 on_drained=options["on_drained"],
@@ -225,9 +227,7 @@ class SimMember:
             )
 
         def wal_thread(wal: Any, _loop: Any, *, failed: Any, observe: Any) -> SimWal:
-            return SimWal(
-                wal, seconds=lambda: cluster.sync_seconds() * self.slowness, failed=failed
-            )
+            return SimWal(wal, seconds=lambda: self._slowed(cluster.sync_seconds()), failed=failed)
 
         def transport(*, member: int, **_options: Any) -> SimTransport:
             return SimTransport(cluster.network, member, self.name)
@@ -247,6 +247,10 @@ class SimMember:
             face=partial(_Face, self),
             settle=lambda: None,
         )
+
+    def _slowed(self, seconds: float) -> float:
+        """What the disk takes."""
+        return min(seconds * self.slowness, _STALL_SECONDS_MAX)
 
     def _hit(self, name: str) -> None:
         self.hits[name] = self.hits.get(name, 0) + 1
