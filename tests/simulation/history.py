@@ -80,6 +80,12 @@ class History:
         self.stop()
         raise Violation(what)
 
+    @property
+    def compacted(self) -> int:
+        """The newest compacted revision that anybody has applied; -1: none."""
+        last = self.entries.get(self.last_index)
+        return last.compacted if last is not None and last.executed else -1
+
     # -- from the members
 
     def opened(self, member: SimMember, server: Server) -> None:

@@ -150,6 +150,9 @@ class Nemesis:
     def _halves(self) -> list[tuple[int, int]]:
         ids = self._ids()
         side = self.random.sample(ids, self.random.randint(1, max(1, len(ids) - 1)))
+        leader = self.cluster.leader
+        if leader is not None and self.random.random() < 0.4:
+            side = [leader.number]
         return [(a, b) for a in ids for b in ids if (a in side) != (b in side)]
 
     async def _partition(self) -> None:

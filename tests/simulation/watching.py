@@ -49,7 +49,7 @@ class _Connection:
         self._loop = client.cluster.loop
         self._context = client.cluster.network.context
         self._arrival = 0.0
-        self.full = False
+        self.full = client.random.random() < 0.3
         self.subscription: Subscription = server.watches.subscribe(self)
 
     def flush(self) -> int:
@@ -96,7 +96,8 @@ class Watcher(Client):
         span = random.choice(((start, b""), (start, end + b"\0"), (b"\0", b"\0")))
         filters = random.choice(((False, False),) * 4 + ((True, False), (False, True)))
         log = WatchLog(self.name, *span, random.random() < 0.5, *filters)
-        log.due = random.choice((0, 0, 1, 2, max(1, self._newest() - 10), self._newest() + 3))
+        oldest, newest = max(1, self.history.compacted), self._newest()
+        log.due = random.choice((0, 0, 1, 2, oldest, max(1, newest - 10), newest + 3))
         self.logs.append(log)
         return log
 
