@@ -103,7 +103,9 @@ class Nemesis:
         member = self._some()
         if member is None:
             return False
-        name = self.random.choice(list(FAILPOINTS))
+        met = sorted({name for each in self.cluster.members.values() for name in each.hits})
+        rare = [name for name in met if not name.startswith(("apply.", "wal.", "backend."))]
+        name = self.random.choice(self.random.choice((met, rare)) or list(FAILPOINTS))
         member.kill_with_power = self.random.random() < 0.5
         member.kill_at = (name, self.random.choice((1, 1, 3, 10)))
         return None

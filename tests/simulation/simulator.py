@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 
+from raft import checkpoints
 from tests.simulation import checkers
 from tests.simulation.history import History, Violation
 from tests.simulation.journal import Journal
@@ -40,6 +41,8 @@ from tests.simulation.workload import KvClient, Lessee, Locker
 SECONDS = 8.0
 """Of faults, unless asked for more."""
 _HEALING_SECONDS = 40.0
+_CALM_SECONDS = 4.0
+"""After the last write, for watches to hear of it."""
 _LAST_EVENTS = 60
 _REFUSALS = ("NoSpace", "KeyNotFound", "Compacted", "FutureRevision")
 """Answers, too."""
@@ -80,6 +83,8 @@ class Simulation:
             self.loop, random, self.journal, self, segment_bytes=options.segment_bytes
         )
         cluster.network.faults = options.links
+        self._pause_seconds = checkpoints.PAUSE_SECONDS
+        checkpoints.PAUSE_SECONDS = options.truncation_pause
         cluster.sync_seconds = lambda: random.uniform(*options.sync_seconds)
         cluster.commit_seconds = lambda: random.uniform(*options.commit_seconds)
         self.cluster = cluster
@@ -131,6 +136,7 @@ class Simulation:
             life.bury()
         asyncio.set_event_loop(None)
         self.loop.close()
+        checkpoints.PAUSE_SECONDS = self._pause_seconds
 
     async def _main(self) -> None:
         cluster, options, loop = self.cluster, self.options, self.loop
@@ -166,7 +172,10 @@ class Simulation:
         await self._joined(writers)
         await self._leases_end()
         await self._converge("at rest")
-        await asyncio.sleep(0.5)
+        for each in self.clients:
+            if isinstance(each, Watcher):
+                each.calm = True
+        await asyncio.sleep(_CALM_SECONDS)
         for each in self.clients:
             each.running = False
         await self._joined(working)

@@ -55,6 +55,7 @@ class Options:
     sync_seconds: tuple[float, float]
     commit_seconds: tuple[float, float]
     segment_bytes: int
+    truncation_pause: float
     settings: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -82,6 +83,7 @@ def draw(random: Random) -> Options:
         sync_seconds=random.choice(((0.0005, 0.002), (0.002, 0.02), (0.0, 0.1))),
         commit_seconds=random.choice(((0.001, 0.005), (0.01, 0.3))),
         segment_bytes=random.choice((4 << 10, 16 << 10, 64 << 10)),
+        truncation_pause=random.choice((0.1, 0.1, 2.0, 30.0)),
         settings=_settings(random),
     )
 
@@ -106,8 +108,8 @@ def _settings(random: Random) -> list[str]:
     flags = {
         "heartbeat-interval": heartbeat,
         "election-timeout": min(election, 1000),
-        "snapshot-count": random.choice((5, 20, 100, 10_000)),
-        "snapshot-catchup-entries": random.choice((0, 5, 50, 5_000)),
+        "snapshot-count": random.choice((5, 5, 20, 50, 10_000)),
+        "snapshot-catchup-entries": random.choice((0, 0, 5, 20, 5_000)),
         "compaction-batch-limit": random.choice((1, 5, 1000)),
         "compaction-sleep-interval": random.choice(("1ms", "50ms")),
         "backend-batch-interval": random.choice(("1ms", "100ms", "1s")),

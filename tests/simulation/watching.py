@@ -76,6 +76,8 @@ class Watcher(Client):
         self._keys = [b"k%02d" % number for number in range(options.keys)]
         self.logs: list[WatchLog] = []
         self.running = True
+        self.calm = False
+        """Stay where you are, and listen."""
         self._connection: _Connection | None = None
         self._listening: object = None
         self._received: deque[WatchResponse] = deque()
@@ -150,7 +152,7 @@ class Watcher(Client):
     async def _hear(self, log: WatchLog, member: SimMember, until: float) -> None:
         loop = self.cluster.loop
         life = member.life
-        while self.running and loop.time() < until and life.alive:
+        while self.running and life.alive and (self.calm or loop.time() < until):
             self._ready.clear()
             try:
                 async with asyncio.timeout(0.1):
@@ -172,7 +174,7 @@ class Watcher(Client):
         if connection.full:
             connection.full = False
             member.call(connection.subscription.resume)
-        elif self.random.random() < 0.2:
+        elif not self.calm and self.random.random() < 0.2:
             connection.full = True
 
     def _note(self, log: WatchLog, response: WatchResponse) -> bool:
