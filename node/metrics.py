@@ -310,9 +310,7 @@ def _operation_families(server: Server) -> Iterator[Metric]:
         "Rows deleted by compactions.",
         server.compactor.rows_deleted,
     )
-    yield _gauge(
-        name + "auth_revision", "Changes of users and roles.", server.auth.revision
-    )
+    yield _gauge(name + "auth_revision", "Changes of users and roles.", server.auth.revision)
     yield _counter(name + "lease_granted_total", "Leases granted.", lessor.granted_total)
     yield _counter(name + "lease_revoked_total", "Leases revoked.", lessor.revoked_total)
     leases = server.leases

@@ -7,6 +7,7 @@ covers [b, d)   not [b, f)   not [e, x)
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 
@@ -60,12 +61,28 @@ class KeyRanges:
         self._ends[low:high] = [end]
 
     def update(self, other: KeyRanges) -> None:
+        """Take in another union, which is not to be used afterwards: the smaller one is added."""
+        if len(other._starts) > len(self._starts):
+            self._starts, other._starts = other._starts, self._starts
+            self._ends, other._ends = other._ends, self._ends
         for start, end in zip(other._starts, other._ends, strict=True):
             self.add(start, end)
 
     def __contains__(self, key: bytes) -> bool:
         at = bisect_right(self._starts, key) - 1
         return at >= 0 and key < self._ends[at]
+
+    def meets(self, keys: Sequence[bytes]) -> bool:
+        """Whether any of these keys, ascending, is in the union; O(log) of the longer per each of
+        the shorter.
+        """
+        if len(keys) <= len(self._starts):
+            return any(key in self for key in keys)
+        for start, end in zip(self._starts, self._ends, strict=True):
+            at = bisect_left(keys, start)
+            if at < len(keys) and keys[at] < end:
+                return True
+        return False
 
     def covers(self, start: bytes, end: bytes) -> bool:
         """Whether all of [start, end) is in the union; of an empty range, whether `start` is."""

@@ -156,7 +156,10 @@ REFUSED = [
         ["--pre-vote=false"],
         "--pre-vote: cannot be switched off, esker always asks before an election",
     ),
-    (["--auth-token=jwt,x=y"], "--auth-token: 'x=y' is none of sign-method=, pub-key=, priv-key=, ttl="),
+    (
+        ["--auth-token=jwt,x=y"],
+        "--auth-token: 'x=y' is none of sign-method=, pub-key=, priv-key=, ttl=",
+    ),
     (
         ["--compact-hash-check-enabled", "--compact-hash-check-time=0"],
         "--compact-hash-check-time: must be greater than 0",
