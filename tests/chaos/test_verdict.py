@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.history import Ending, Event, Heard, History, LeaseLog, Operation, WatchLog
-from tests.chaos.model import Action, Answer, Compare, Request, Row, cas, delete, get, put
-from tests.chaos.verdict import judge
+from tests.chaos.linearizability import Verdict, check
+from tests.chaos.model import Action, Answer, Compare, Request, Row, cas, delete, get, put, step
+from tests.chaos.verdict import as_call, judge
 
 A, B, L = b"e/1/a", b"e/1/b", b"lease/x"
 SECOND = 1_000_000_000
+STEPS = 25
+"""Enough for the healthy history's ten operations, not for the tries that eight more make."""
 DONE = Answer(True, (None,))
 
 
@@ -204,6 +207,18 @@ def test_each_broken_promise_is_named(name: str) -> None:
     findings = judge(history)
     assert check in {anomaly.check for anomaly in findings.anomalies}, findings.anomalies
     assert findings.verdict == "illegal"
+
+
+def test_a_search_that_was_given_up_is_tried_without_what_never_was() -> None:
+    """Deletes without an answer multiply the orders; the watchers know that none of them was."""
+    history = healthy()
+    for called in range(8):
+        history.operations.append(unknown(20 + called, delete(A)))
+        history.operations[-1].called = called
+    calls = [as_call(each) for each in history.operations if each.request.keys <= {A, B}]
+    assert check(calls, step, (), STEPS).verdict is Verdict.UNKNOWN
+    assert judge(history, STEPS).verdict == "legal"
+    assert judge(history, 5).verdict == "unknown"
 
 
 def test_a_lease_that_was_revoked_may_end_at_once() -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tests.chaos import linearizability
 from tests.chaos.history import Event, Heard, History, LeaseLog, Operation, WatchLog
-from tests.chaos.linearizability import Call, Verdict
+from tests.chaos.linearizability import STEPS_MAX, Call, Judgement, Verdict
 from tests.chaos.model import Changes, Row, groups, run, step, without_revisions
 
 SEARCHED = b"e/"
@@ -55,8 +55,8 @@ class Findings:
         self.anomalies.append(Anomaly(check, text))
 
 
-def judge(history: History) -> Findings:
-    """Every check over the whole history."""
+def judge(history: History, steps_max: int = STEPS_MAX) -> Findings:
+    """Every check over the whole history; `steps_max` of each search."""
     findings = Findings()
     for log in history.watches:
         check_watch(log, findings)
@@ -65,7 +65,7 @@ def judge(history: History) -> Findings:
     timeline.check_operations()
     check_leases(history, findings)
     check_endings(history, timeline.rows, findings)
-    search(history, findings)
+    search(history, timeline.effective, findings, steps_max)
     return findings
 
 
@@ -112,6 +112,11 @@ class Timeline:
         self.last = max(self.events, default=FIRST_REVISION)
         self._seen = _Seen(history)
         self._claims: dict[int, Operation] = {}
+
+    @property
+    def effective(self) -> set[int]:
+        """The operations that wrote something, with an answer or without."""
+        return {operation.number for operation in self._claims.values()}
 
     def _merge(self, log: WatchLog) -> None:
         told: dict[int, list[Event]] = defaultdict(list)
@@ -328,7 +333,9 @@ def check_endings(history: History, rows: dict[bytes, Row], findings: Findings) 
 # -- search
 
 
-def search(history: History, findings: Findings) -> None:
+def search(
+    history: History, effective: Collection[int], findings: Findings, steps_max: int
+) -> None:
     """Every group of keys of an epoch on its own, without believing any revision."""
     chosen = [each for each in history.operations if _searched(each)]
     root = groups(operation.request for operation in chosen)
@@ -336,16 +343,38 @@ def search(history: History, findings: Findings) -> None:
     for operation in chosen:
         parts[root[next(iter(operation.request.keys))]].append(operation)
     for key, operations in sorted(parts.items()):
-        judgement = linearizability.check([as_call(each) for each in operations], step, ())
+        judgement = _order(operations, steps_max)
+        if judgement.verdict is Verdict.UNKNOWN:
+            judgement = _order_without(operations, effective, steps_max)
         findings.checked["searched groups"] += 1
         findings.checked["searched operations"] += len(operations)
         findings.unknown += judgement.verdict is Verdict.UNKNOWN
         if judgement.verdict is Verdict.ILLEGAL:
             fitted = set(judgement.longest)
-            missing = [each for place, each in enumerate(operations) if place not in fitted
-                       and each.outcome == "ok"]  # fmt: skip
+            missing = next(
+                each
+                for place, each in enumerate(operations)
+                if place not in fitted and each.outcome == "ok"
+            )
             text = f"no order of the {len(operations)} operations on {key!r} fits"
-            findings.add("linearizability", f"{text}; first without a place: {told(missing[0])}")
+            findings.add("linearizability", f"{text}; first without a place: {told(missing)}")
+
+
+def _order(operations: Iterable[Operation], steps_max: int) -> Judgement:
+    return linearizability.check([as_call(each) for each in operations], step, (), steps_max)
+
+
+def _order_without(
+    operations: Iterable[Operation], effective: Collection[int], steps_max: int
+) -> Judgement:
+    """A second try without the unknown outcomes that, as the watchers tell, never were. An order of
+    the others is one of all, for they need not be in it; that there is none proves nothing.
+    """
+    rest = [each for each in operations if each.outcome == "ok" or each.number in effective]
+    judgement = _order(rest, steps_max)
+    if judgement.verdict is Verdict.LEGAL:
+        return judgement
+    return judgement._replace(verdict=Verdict.UNKNOWN)
 
 
 def _searched(operation: Operation) -> bool:
