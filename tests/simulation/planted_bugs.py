@@ -286,8 +286,8 @@ READS = (
             "asking.index = index",
             "asking.index = index\n    asking.readers += self._gathering\n    self._gathering = []",
         ),
-        seed=-1,
-        within=500,
+        seed=9,
+        within=100,
     ),
 )
 
@@ -323,7 +323,7 @@ APPLY = (
             "self._counter = 0",
         ),
         seed=-1,
-        within=200,
+        within=500,
     ),
     _bug(
         "prev-kv-after-write",
@@ -400,8 +400,8 @@ APPLY = (
             "self._write(msgspec.structs.replace(present, isLearner=False))",
             "self._members[member.ID] = msgspec.structs.replace(present, isLearner=False)",
         ),
-        seed=-1,
-        within=300,
+        seed=46,
+        within=500,
     ),
     _bug(
         "configuration-not-stored",
@@ -466,7 +466,7 @@ HISTORY = (
             "gone = mark & 1 and main <= revision",
         ),
         seed=-1,
-        within=300,
+        within=500,
         like="etcd issue 18089",
     ),
     _bug(
@@ -477,8 +477,8 @@ HISTORY = (
             "if revision < self._store.compact_rev:",
             "if revision < self._store.compact_rev - 3:",
         ),
-        seed=0,
-        within=100,
+        seed=17,
+        within=200,
     ),
 )
 
@@ -611,8 +611,8 @@ LEASES = (
             "clock.expiry = clock.due = now + clock.ttl * SECOND",
             "pass",
         ),
-        seed=0,
-        within=100,
+        seed=2,
+        within=50,
     ),
     _bug(
         "lease-row-stays",
@@ -622,8 +622,8 @@ LEASES = (
             "self._backend.delete(LEASE, id_key(number))",
             "pass",
         ),
-        seed=0,
-        within=200,
+        seed=2,
+        within=50,
     ),
     _bug(
         "lease-ended-by-deposed",
