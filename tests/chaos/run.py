@@ -88,12 +88,17 @@ def run(settings: Settings, root: Path) -> tuple[Report, History]:
     return report, history
 
 
+FULL = ("No space left", "mdb_txn_commit: Input/output error")
+"""The last words on a full disk; the second are LMDB's for a write that was cut short."""
+
+
 def complaints(log: str) -> list[str]:
     """What members say that end for a reason of their own; a full disk is one of ours."""
     return [
         line
         for line in log.splitlines()
-        if ("level=fatal" in line or line.startswith("Traceback")) and "No space left" not in line
+        if "level=fatal" in line or line.startswith("Traceback")
+        if not any(words in line for words in FULL)
     ]
 
 
