@@ -360,14 +360,18 @@ class Nemesis:
 
     async def _follow_membership(self) -> None:
         """Start who was added; retire who was removed; promote; replace who is broken."""
-        leader = self.cluster.leader
+        # Without the one that was added there may be no leader: whoever knows most will do.
+        living = self.cluster.living()
+        leader = self.cluster.leader or max(
+            living, key=lambda member: member.server.applied_index, default=None
+        )
         if leader is None:
             return
         present = leader.server.members.list()
         urls = {each.peerURLs[0] for each in present}
         for each in present:
             name = each.peerURLs[0].removeprefix("http://").removesuffix(":2380")
-            if name not in self.cluster.members and leader.server.is_leader:
+            if name not in self.cluster.members and name not in self._retired:
                 self.cluster.joining(name, self.options.settings).start()
         for member in list(self.cluster.members.values()):
             if leader.server.members.is_removed(member.number) or (

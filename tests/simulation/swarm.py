@@ -118,6 +118,8 @@ def _settings(random: Random) -> list[str]:
         "auto-compaction-mode": "revision",
         "auto-compaction-retention": "0",
     }
+    if random.random() < 0.6:
+        flags["strict-reconfig-check"] = "false"
     if random.random() < 0.2:
         flags["quota-backend-bytes"] = random.choice((20_000, 60_000))
     if random.random() < 0.3:

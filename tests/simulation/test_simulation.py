@@ -16,7 +16,7 @@ MANY = range(10_000, 10_300)
 
 
 def found_seeds() -> list[int]:
-    """The first word of each line of seeds.txt that is no comment."""
+    """The lines of seeds.txt that are no comments."""
     lines = SEEDS.read_text().splitlines()
     return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
