@@ -232,7 +232,7 @@ class Nemesis:
         if not member.down:
             return False
         disk = member.disk
-        files = [f for f in disk.files_below(f"/{member.name}/member") if disk.size(f)]
+        files = [f for f in disk.files_below(f"/{member.name}/member/wal") if disk.size(f)]
         for _ in range(self.random.choice((1, 1, 3))):
             path = self.random.choice(files)
             offset = self.random.randrange(disk.size(path))

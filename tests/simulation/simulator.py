@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +23,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 
@@ -44,6 +44,8 @@ _HEALING_SECONDS = 40.0
 _CALM_SECONDS = 4.0
 """After the last write, for watches to hear of it."""
 _LAST_EVENTS = 60
+_PROGRESS_SEEDS = 20
+"""Between two words of progress, where nobody watches."""
 _REFUSALS = ("NoSpace", "KeyNotFound", "Compacted", "FutureRevision")
 """Answers, too."""
 _REAL_SECONDS = 30
@@ -236,7 +238,7 @@ class Simulation:
         prover = KvClient(self.cluster, self.history, self.random, "prover", self.options)
         prover.timeout = 8.0
         for member in list(self.cluster.members.values()):
-            if member.server.is_learner:
+            if member.server.is_learner or member.name not in self.cluster.members:
                 continue
             for ask in (prover._put, prover._get):
                 for _ in range(10):
@@ -252,6 +254,8 @@ class Simulation:
                         await self.nemesis.clear_alarms()
                         break
                     await asyncio.sleep(0.5)
+                    if member.name not in self.cluster.members:
+                        break
                 else:
                     raise Violation(f"liveness: {member.name} answers {result!r} after healing")
 
@@ -377,25 +381,21 @@ def run_many(seeds: range, seconds: float, jobs: int) -> list[Report]:
     reports: list[Report] = []
     total: Counter[str] = Counter()
     started = time.monotonic()
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=25) as pool:
-        for report in pool.map(_one, [(seed, seconds) for seed in seeds]):
+    # Not concurrent.futures: its pool can stand still when it replaces a process.
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=25) as pool:
+        for report in pool.imap(_one, [(seed, seconds) for seed in seeds]):
             reports.append(report)
             total.update(report.counts)
             if report.problem:
-                print(
-                    f"\nseed {report.seed} FAILED: {report.problem[:2000]}\n{_replay(report.seed)}"
-                )
-            failed = sum(bool(each.problem) for each in reports)
-            if sys.stderr.isatty():
-                print(
-                    f"\r{len(reports)}/{len(seeds)} seeds, {failed} failed", end="", file=sys.stderr
-                )
+                print(f"\nseed {report.seed} FAILED: {report.problem[:2000]}")
+                print(_replay(report.seed), flush=True)
+            if sys.stderr.isatty() or len(reports) % _PROGRESS_SEEDS == 0:
+                progress = f"\r{len(reports)}/{len(seeds)} seeds, {_failed(reports)} failed"
+                print(progress, end="", file=sys.stderr, flush=True)
     simulated = sum(report.simulated for report in reports)
     cpu = sum(report.took for report in reports)
-    print(f"\n{len(reports)} seeds, {sum(bool(r.problem) for r in reports)} failed")
-    print(
-        f"{simulated / 3600:.2f} simulated hours, {simulated / cpu:.1f} simulated s per CPU second"
-    )
+    print(f"\n{len(reports)} seeds, {_failed(reports)} failed")
+    print(f"{simulated / 3600:.2f} simulated hours, {simulated / cpu:.1f} s per CPU second")
     print(f"{time.monotonic() - started:.0f} s")
     for name, count in sorted(total.items()):
         print(f"  {name:32} {count}")

@@ -27,7 +27,7 @@ class Watchdog:
             self.look()
 
     def look(self) -> None:
-        living = [each for each in self._cluster.living() if not each.server.installing]
+        living = [each for each in self._cluster.living() if not each.server.driver._installing]
         for member in living:
             self._check_growth(member)
             self._check_structures(member)
