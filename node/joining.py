@@ -84,6 +84,12 @@ async def find_place(config: NodeConfig, client_tls: Tls | None) -> Identity | N
     return Identity(member.ID, found.cluster, config.initial_cluster_token, peers)
 
 
+async def members_known_to(urls: list[str], client_tls: Tls | None, cluster: int) -> list[Member]:
+    """The members that those at `urls` list, where they belong to `cluster`."""
+    answers = await _ask(urls, client_tls, _FOUNDING_SECONDS)
+    return [member for found in answers if found.cluster == cluster for member in found.members]
+
+
 async def _wait_for_cluster(urls: list[str], client_tls: Tls | None, own: set[str]) -> Found:
     """The first answer that knows this member; any answer when none does in time."""
     answers: list[Found] = []

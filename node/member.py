@@ -59,6 +59,7 @@ class Member:
         self._published = asyncio.Event()
         self._failure: BaseException | None = None
         self._peers: dict[int, list[str]] = {}
+        self._newcomers: dict[int, list[str]] = {}
         self.metrics = Metrics()
 
     def stop(self) -> None:
@@ -99,6 +100,7 @@ class Member:
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.server.leases.run()),
                     tasks.create_task(self._publish()),
+                    tasks.create_task(self._meet_newcomers()),
                     tasks.create_task(self._serve_clients()),
                     tasks.create_task(self.server.corruption_check.run()),
                 ]
@@ -267,14 +269,20 @@ class Member:
         return member in self._peers
 
     def _follow_members(self) -> None:
-        """Talk to exactly the present members; a member that finds itself removed stops."""
+        """Talk to exactly the present members, and to those that they vouch for; a member that
+        finds itself removed stops.
+        """
         own = self.server.member_id
         members = {member.ID: member.peerURLs for member in self.server.members.list()}
         if own in members:
             self._joining = {}
-        wanted = {
-            number: urls for number, urls in (members or self._joining).items() if number != own
+        self._newcomers = {
+            number: urls
+            for number, urls in self._newcomers.items()
+            if number not in members and not self.server.members.is_removed(number)
         }
+        known = self._newcomers | (members or self._joining)
+        wanted = {number: urls for number, urls in known.items() if number != own}
         for number in self._peers.keys() - wanted.keys():
             self.transport.remove_peer(number)
         for number, urls in wanted.items():
@@ -297,6 +305,22 @@ class Member:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             self.server.sweep()
+
+    async def _meet_newcomers(self) -> None:
+        """While no leader is known, ask the other members who else there is.
+
+        A member that was added while this one was away may lead. Here it is a stranger, and
+        refused, until the log says who it is; which only it can bring.
+        """
+        server = self.server
+        while True:
+            await asyncio.sleep(2 * self.config.election_timeout / 1e3)
+            if server.leader != NONE or not self._peers:
+                continue
+            urls = [url for urls in self._peers.values() for url in urls]
+            listed = await self._seams.members_known_to(urls, self._peer_tls[1], server.cluster_id)
+            self._newcomers |= {each.ID: each.peerURLs for each in listed}
+            self._follow_members()
 
     async def _serve_clients(self) -> None:
         """Clients are let in when the cluster knows this member, or when that takes too long: one

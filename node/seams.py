@@ -14,7 +14,7 @@ from mvcc.lmdb_backend import LmdbBackend
 from node.api.http import HttpFace
 from node.bootstrap import faults_in_file
 from node.interpreter import settle
-from node.joining import find_place
+from node.joining import find_place, members_known_to
 from node.peer_snapshot import copy_state
 from raft.core.types import Snapshot
 from raft.disk import Disk, OsDisk
@@ -42,5 +42,6 @@ class Seams(NamedTuple):
     copy_state: Callable[[Any], SnapshotSource] = copy_state
     faults: Callable[[str, Snapshot], list[str]] = faults_in_file
     find_place: Callable[..., Any] = find_place
+    members_known_to: Callable[..., Any] = members_known_to
     face: Callable[..., Any] = HttpFace
     settle: Callable[[], None] = settle

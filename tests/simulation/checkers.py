@@ -224,15 +224,16 @@ def check_watches(story: Story, logs: list[WatchLog], final: int) -> None:
     for log in logs:
         due = 0
         for what, revision, events in log.heard:
-            due = _check_heard(story, log, due, what, revision, events)
+            due = _check_heard(story, log, due, (what, revision, events))
         if log.last and due and (missing := _matching(story, log, due, final + 1)):
             raise Violation(f"watch {_watch(log)} was never told of {missing[:3]}, from {due} on")
 
 
 def _check_heard(
-    story: Story, log: WatchLog, due: int, what: str, revision: int, events: tuple[Event, ...]
+    story: Story, log: WatchLog, due: int, heard: tuple[str, int, tuple[Event, ...]]
 ) -> int:
     """The revision that is due next."""
+    what, revision, events = heard
     if what == "created":
         return due or revision + 1
     if what == "compacted":

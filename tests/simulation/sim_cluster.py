@@ -244,6 +244,7 @@ class SimMember:
             copy_state=SimStateCopy,
             faults=faults_in(disk),
             find_place=self._find_place,
+            members_known_to=self._members_known_to,
             face=partial(_Face, self),
             settle=lambda: None,
         )
@@ -278,6 +279,19 @@ class SimMember:
                         return Identity(each.ID, other.server.cluster_id, TOKEN, peers)
             await asyncio.sleep(_JOINING_PAUSE_SECONDS)
         raise BootstrapError("no member of the cluster knows this one")
+
+    async def _members_known_to(self, urls: list[str], _tls: Any, _cluster: int) -> list[Any]:
+        """As `node.joining` does it, of members that can be reached."""
+        network, found = self.cluster.network, []
+        await asyncio.sleep(network.latency(self.number, self.number))
+        for other in self.cluster.living():
+            both = (
+                network.reaches(self.number, other.number),
+                network.reaches(other.number, self.number),
+            )
+            if peer_url(other.name) in urls and all(both):
+                found += other.server.members.list()
+        return found
 
 
 class SimCluster:
