@@ -438,7 +438,7 @@ HISTORY = (
             "if pending is not None:",
             "if False:",
         ),
-        seed=5,
+        seed=-1,
         within=100,
     ),
     _bug(

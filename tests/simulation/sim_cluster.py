@@ -195,6 +195,8 @@ class SimMember:
             done(result)
 
         def begin() -> None:
+            if not self.listening:
+                return  # It was paused meanwhile, and stopped before it heard.
             task = loop.create_task(run())
             self.calls[task] = None
             task.add_done_callback(lambda task: self.calls.pop(task, None))
