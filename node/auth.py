@@ -26,6 +26,7 @@ from node.apply.requests import (
 )
 from node.passwords import Passwords
 from node.tokens import SimpleTokens, digest_of, new_letters
+from node.waiting import answer_of
 
 log = logging.getLogger("esker.auth")
 
@@ -104,7 +105,7 @@ class Auth:
 
         What was seen of a user is worth nothing when users have changed meanwhile: then again.
         """
-        await self._server.call(self._linearizable, None)
+        await answer_of(self._server.linearizable)
         while True:
             revision = self.store.revision
             await self._verify(name, password)
@@ -119,9 +120,6 @@ class Auth:
             except errors.AuthOldRevision:
                 continue
             return f"{letters}.{response.index}"
-
-    def _linearizable(self, _nothing: None, done: Done, _asker: Asker) -> None:
-        self._server.linearizable(done)
 
     async def _verify(self, name: str, password: str) -> None:
         """An unknown user takes as long as a wrong password."""

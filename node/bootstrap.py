@@ -24,8 +24,8 @@ from mvcc.generations import applied_in_file, check
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
 from node.config import NodeConfig
-from node.rebuild import rebuilt
 from node.sole_survivor import go_on_alone
+from node.waiting import answer_of
 from raft.core.types import ConfState, HardState, Snapshot
 from raft.disk import Disk
 from raft.snapshotter import Snapshotter
@@ -260,5 +260,5 @@ async def _adopt_snapshot(
             f" {directories.backend} is at index {index}, and {path} is not there: the database is"
             " older than its log. Remove the member, empty its data directory, and add it again"
         )
-    await rebuilt(lambda done: backend.install(path, done))
+    await answer_of(lambda done: backend.install(path, done))
     log.info("adopted the snapshot of an earlier life", extra={"index": wanted})

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mvcc.backend import Backend
+from node.waiting import end_of
 
 log = logging.getLogger("esker.compaction")
 
@@ -143,6 +144,4 @@ class Compactor:
         return False
 
     async def _flush(self) -> None:
-        durable = asyncio.get_running_loop().create_future()
-        self._backend.force_commit(lambda: durable.done() or durable.set_result(None))
-        await durable
+        await end_of(self._backend.force_commit)

@@ -34,6 +34,7 @@ from node.apply import errors
 from node.apply.requests import CLUSTER, AlarmAction, AlarmRequest, AlarmType
 from node.bootstrap import BootstrapError
 from node.peer_calls import PeerCall
+from node.waiting import answer_of
 from raft.core.types import NONE
 from raft.transport import CallFailed, PeerUnavailable
 
@@ -233,7 +234,7 @@ class CorruptionCheck:
         if not server.is_leader:
             return []
         try:
-            await server.call(lambda _request, done, _asker: server.linearizable(done), None)
+            await answer_of(server.linearizable)
         except errors.ApplyError as error:
             log.info("no longer sure to lead", extra={"why": repr(error)})
             return []

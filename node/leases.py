@@ -29,6 +29,7 @@ from node.apply.requests import (
     LeaseExpireRequest,
 )
 from node.peer_calls import PeerCall
+from node.waiting import answer_of
 from raft.core.types import NONE
 from raft.transport import CallFailed, PeerUnavailable
 
@@ -327,7 +328,7 @@ class Leases:
         and knows all leases granted before.
         """
         term, beats = self._term, self._late_beats
-        await self._server.call(lambda _, done, __: self._server.linearizable(done), None)
+        await answer_of(self._server.linearizable)
         if term == self._term:
             self._proved_beats = beats
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mvcc.backend import META, TABLES
 from mvcc.hash_kv import HashKV
 from mvcc.lmdb_view import Copy, View
 from node.apply import errors
-from node.rebuild import rebuilt
+from node.waiting import answer_of, end_of
 
 if TYPE_CHECKING:
     from node.server import Server
@@ -47,7 +47,7 @@ class Maintenance:
         """Copy the live pages to a new file and swap it in; requests go on meanwhile."""
         backend = self._server.backend
         before = backend.size().size
-        await rebuilt(backend.defragment)
+        await answer_of(backend.defragment)
         log.info("defragmented", extra={"before": before, "after": backend.size().size})
 
     async def hash_kv(self, revision: int) -> HashKV:
@@ -60,7 +60,7 @@ class Maintenance:
     async def _hash_kv(self, revision: int) -> HashKV:
         server = self._server
         while True:
-            await self._wait(server.compactor.barrier)
+            await end_of(server.compactor.barrier)
             store = server.store
             at = store.check_revision(revision)
             compacted = store.compact_rev
@@ -80,13 +80,8 @@ class Maintenance:
     async def _view_of_now(self) -> View:
         """A view that holds everything applied so far, and perhaps a little more."""
         backend = self._server.backend
-        await self._wait(backend.force_commit)
+        await end_of(backend.force_commit)
         return backend.snapshot("hash")
-
-    async def _wait(self, start: Callable[[Callable[[], None]], None]) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        start(lambda: None if future.done() else future.set_result(None))
-        await future
 
     async def hash(self) -> int:
         """CRC-32 over every table as last committed: for tests, not for comparing members under
@@ -104,7 +99,7 @@ class Maintenance:
         TooManyRequests while COPIES_MAX are there.
         """
         backend = self._server.backend
-        await self._wait(backend.force_commit)
+        await end_of(backend.force_commit)
         self._copies = [copy for copy in self._copies if not copy.closed]
         if self._copying + len(self._copies) >= COPIES_MAX:
             raise errors.TooManyRequests

@@ -22,7 +22,7 @@ from node.auto_compactor import AutoCompactor
 from node.compactor import Compactor
 from node.proposals import Proposals
 from node.reads import LinearizableReads
-from node.rebuild import rebuilt
+from node.waiting import answer_of
 from raft.core.conf_change import ConfChange, decode_conf_change
 from raft.core.errors import ConfChangeRefused, ProposalDropped
 from raft.core.types import NONE, ConfState, Entry, EntryType, Role, Snapshot, SoftState
@@ -213,7 +213,7 @@ class Replica:
         """Replace this member's state by a received database. No entry is applied meanwhile."""
         self.installing = True
         self.compactor.reset()
-        await rebuilt(lambda done: self.backend.install(path, done))
+        await answer_of(lambda done: self.backend.install(path, done))
         store = Store(self.backend, hit=self._hit)
         for _ in store.restore():
             await asyncio.sleep(0)

@@ -49,6 +49,7 @@ from node.peer_calls import PeerCalls
 from node.proposals import Done, Proposals
 from node.reads import LinearizableReads
 from node.replica import Replica
+from node.waiting import answer_of
 from node.watches import Watches
 from raft.core.errors import ProposalDropped
 from raft.core.types import NONE
@@ -426,18 +427,7 @@ class Server:
         self, method: Callable[[Any, Done, Asker], None], request: Any, asker: Asker = CLUSTER
     ) -> Any:
         """`await` a callback-style method: returns its response or raises its error."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(result: object) -> None:
-            if future.done():
-                return
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        method(request, done, asker)
-        return await future
+        return await answer_of(lambda done: method(request, done, asker))
 
     def status(self) -> ServerStatus:
         """This member's view of itself and of the cluster; local, needs no quorum."""

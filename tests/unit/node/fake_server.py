@@ -39,6 +39,7 @@ from node.apply.responses import (
     TxnResponse,
 )
 from node.leases import TimeLeft
+from node.waiting import answer_of
 from raft.peer_stream import PeerCounters
 
 
@@ -180,12 +181,7 @@ class FakeServer:
         self._answer(lambda _: self.unreadable, None, done)
 
     async def call(self, method: Any, request: Any, asker: Any = None) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        method(request, future.set_result, asker)
-        result = await future
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return await answer_of(lambda done: method(request, done, asker))
 
     def range(self, request: RangeRequest, done: Any, _asker: Any = None) -> None:
         self._answer(self._range, request, done)

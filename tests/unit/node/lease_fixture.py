@@ -12,6 +12,7 @@ from node.apply.lessor import Lessor
 from node.apply.requests import CLUSTER, LeaseCheckpointRequest, LeaseExpireRequest
 from node.leases import Leases
 from node.peer_calls import PeerCall
+from node.waiting import answer_of
 
 OWN, OTHER = 1, 2
 
@@ -62,16 +63,7 @@ class FakeServer:
         self.reads.append(done)
 
     async def call(self, method: Any, request: Any, asker: Any = CLUSTER) -> Any:
-        future = asyncio.get_running_loop().create_future()
-
-        def done(result: object) -> None:
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        method(request, done, asker)
-        return await future
+        return await answer_of(lambda done: method(request, done, asker))
 
     # -- what a test calls
 

@@ -83,9 +83,6 @@ class Server:
             raise answer
         return msgspec.msgpack.encode(answer)
 
-    async def call(self, method: Any, request: Any, asker: Any = None) -> None:
-        method(request, lambda result: None, asker)
-
     def linearizable(self, done: Any) -> None:
         done(None)
 
