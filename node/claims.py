@@ -74,9 +74,7 @@ class Claims:
         turn = await self._claim(name, lease, b"", asker)
         if turn.first:
             return turn.claim
-        await self._wait_turn(turn, asker)
-        found = await self._range(RangeRequest(turn.claim.key), asker)
-        return turn.claim._replace(revision=found.revision)
+        return turn.claim._replace(revision=await self._wait_turn(turn, asker))
 
     async def unlock(self, key: bytes, asker: Asker) -> int:
         """Delete the claim; the header's revision. A missing one is fine."""
@@ -191,18 +189,24 @@ class Claims:
         assert isinstance(response, TxnResponse), response
         return _turn(prefix, key, lease, value, response, own_lease=own_lease)
 
-    async def _wait_turn(self, turn: _Turn, asker: Asker) -> None:
-        """Until every older key is gone. ClaimFailed when our own is gone before."""
+    async def _wait_turn(self, turn: _Turn, asker: Asker) -> int:
+        """Until every older key is gone; the revision at which that was seen. ClaimFailed when our
+        own is gone before.
+        """
         claim = turn.claim
+        older_key = RequestOp(request_range=_newest_before(turn.prefix, claim.rev))
+        own_key = RequestOp(request_range=RangeRequest(claim.key))
         try:
             while True:
-                older = await self._range(_newest_before(turn.prefix, claim.rev), asker)
-                own = await self._range(RangeRequest(claim.key), asker)
+                found = await self._txn(TxnRequest([], [older_key, own_key]), asker)
+                older, own = found.responses
+                assert isinstance(older, RangeResponse), older
+                assert isinstance(own, RangeResponse), own
                 if not own.kvs or own.kvs[0].create_revision != claim.rev:
                     raise errors.ClaimFailed("mutex: session is expired")
                 if not older.kvs:
-                    return
-                after = older.revision + 1
+                    return found.revision
+                after = found.revision + 1
                 await self._news(
                     WatchOptions(older.kvs[0].key, start_rev=after, no_put=True),
                     WatchOptions(claim.key, start_rev=after, no_put=True),
@@ -254,8 +258,8 @@ class Claims:
 class _Turn(NamedTuple):
     """Where a claim stands: `first` of its queue or not; `value` is what it shows.
 
-    `ours`: this request put the key, or found its own of an earlier request with the same lease
-    still waiting.
+    `ours`: this request put the key, and withdraws it when it gives up; not so when it was there
+    already, put by an earlier request with the same lease.
     """
 
     prefix: bytes

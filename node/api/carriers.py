@@ -7,6 +7,7 @@ the stream, a later one only ends the reading (etcd ignores it with everything a
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-class Carrier:
+class Carrier(ABC):
     """One duplex stream: feeds its session, and is the Sink of it.
 
     A kind of carrier says how to `send`, and what `_write_end` and `_write_refusal` write.
@@ -155,8 +156,8 @@ class Carrier:
 
     # -- from the session
 
-    def send(self, messages: Sequence[bytes]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def send(self, messages: Sequence[bytes]) -> None: ...
 
     def finish(self, told: Refusal | None = None) -> None:
         if not self._finished and not self._closed:
@@ -172,12 +173,12 @@ class Carrier:
             self._finished = True
             self._method.handled[code] = self._method.handled.get(code, 0) + 1
 
-    def _write_end(self, told: Refusal | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _write_end(self, told: Refusal | None) -> None: ...
 
+    @abstractmethod
     def _write_refusal(self, told: Refusal) -> None:
         """What was said is not of the stream's kind: an answer like that of a unary call."""
-        raise NotImplementedError
 
 
 class Channel(Carrier):

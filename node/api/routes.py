@@ -84,6 +84,12 @@ def _result_chunk(message: Any) -> bytes:
     return b'{"result":%b}\n' % json_codec.encode(message)
 
 
+def _register(table: dict[bytes, Any], method: Any, *paths: str) -> None:
+    for path in paths:
+        for root in ("/v3", "/v3beta"):
+            table[(root + path).encode()] = method
+
+
 class Routes:
     """The tables, for one server: methods by path."""
 
@@ -100,8 +106,7 @@ class Routes:
         self._add_auth(Auth(server, spawn))
         self._add_lock(Lock(server.claims, spawn))
         self._add_election(Election(server.claims, spawn))
-        open_watch = self._voters_only(self._open_watch)
-        self._add_duplex(Duplex("Watch/Watch", _reader(WatchRequest), open_watch), "/watch")
+        self._add_duplex(Duplex("Watch/Watch", _reader(WatchRequest), self._open_watch), "/watch")
 
     def _open_watch(self, sink: Sink, credentials: Credentials) -> WatchSession:
         return WatchSession(self._server, self._header, sink, credentials)
@@ -125,9 +130,7 @@ class Routes:
     def _add(self, method: Unary, *paths: str) -> None:
         if method.name not in LEARNERS_ANSWER:
             method.serve = self._voters_only(method.serve)
-        for path in paths:
-            self.unary[b"/v3" + path.encode()] = method
-            self.unary[b"/v3beta" + path.encode()] = method
+        _register(self.unary, method, *paths)
 
     def _add_kv(self, kv: Kv) -> None:
         headed, with_header = self._headed, self._with_header
@@ -258,7 +261,7 @@ class Routes:
             Access.USER,
             _reader(LeaderRequest),
             election.observe,
-            lambda response: b'{"result":%b}\n' % self._with_header(response),
+            self._result_line,
             refusal=opaque_refusal,
         )
         self._add_stream(observe, "/election/observe")
@@ -312,13 +315,11 @@ class Routes:
     def _add_stream(self, method: Stream, path: str) -> None:
         if method.name not in LEARNERS_ANSWER:
             method.serve = self._voters_only(method.serve)
-        self.streams[b"/v3" + path.encode()] = method
-        self.streams[b"/v3beta" + path.encode()] = method
+        _register(self.streams, method, path)
 
     def _add_duplex(self, method: Duplex, path: str) -> None:
         method.open = self._voters_only(method.open)
-        self.duplexes[b"/v3" + path.encode()] = method
-        self.duplexes[b"/v3beta" + path.encode()] = method
+        _register(self.duplexes, method, path)
 
     def _headed(self, encode: Callable[[bytes, Any], bytes]) -> Callable[[Any], bytes]:
         full, server = self._header.full, self._server

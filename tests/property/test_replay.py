@@ -135,14 +135,6 @@ def everything(machine: Machine) -> list[object]:
     ]
 
 
-def restarted(machine: Machine) -> Machine:
-    again = Machine(machine.backend.crash())
-    pending = again.store.pending_compaction()
-    if pending is not None:
-        again.jobs.append(pending)
-    return again
-
-
 def test_every_kind_is_in_the_log() -> None:
     assert set(REQUESTS) == set(KINDS.values())
 
@@ -166,9 +158,9 @@ def test_whoever_crashes_and_replays_ends_where_the_others_are(
             if index in commits:
                 other.backend.commit()
         if end < len(entries):
-            other = restarted(other)
+            other = other.restarted()
     for index in range(other.index + 1, len(entries) + 1):
         assert outcome(other.entry(index, entries[index - 1])) == results[index - 1]
     assert everything(other) == everything(steady)
     other.backend.commit()
-    assert everything(restarted(other)) == everything(steady)
+    assert everything(other.restarted()) == everything(steady)

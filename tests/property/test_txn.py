@@ -349,19 +349,10 @@ def test_members_that_flush_and_step_differently_stay_equal(log: list[Request], 
                 lazy.step_compaction(random.randint(1, 3))
         if random.random() < 0.2:
             lazy.backend.commit()
-            lazy = restarted(lazy)
+            lazy = lazy.restarted()
     finish(lazy)
     assert state_of(lazy) == state_of(prompt)
-    assert state_of(restarted(lazy)) == state_of(prompt)
-
-
-def restarted(machine: Machine) -> Machine:
-    """Another process on what is durable; it takes up an unfinished compaction."""
-    again = Machine(machine.backend.crash())
-    pending = again.store.pending_compaction()
-    if pending is not None:
-        again.jobs.append(pending)
-    return again
+    assert state_of(lazy.restarted()) == state_of(prompt)
 
 
 # -- a crash at every place

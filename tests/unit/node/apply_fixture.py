@@ -52,6 +52,14 @@ class Machine:
         self.applier.on_compaction = self.jobs.append
         self.index = self.backend.applied()[0]
 
+    def restarted(self) -> Machine:
+        """Another process on what is durable; it takes up an unfinished compaction."""
+        again = Machine(self.backend.crash())
+        pending = again.store.pending_compaction()
+        if pending is not None:
+            again.jobs.append(pending)
+        return again
+
     def apply(self, request: Request, asker: Asker = None, *, decoded: bool = True) -> object:
         """Execute `request` as the next entry of the log; its response, or the exception returned.
 
