@@ -29,6 +29,7 @@ from node.config import NO_QUOTA_BYTES, NodeConfig
 from node.corruption_check import CorruptMember
 from node.joining import describe
 from node.metrics import Metrics
+from node.proposals import COUNTER_BITS
 from node.seams import Seams
 from node.server import Server
 from node.tls import client_listener, peer_dialer, peer_listener
@@ -153,7 +154,7 @@ class Member:
             applier=applier,
             copy_state=seams.copy_state,
             hit=self._hit,
-            start_ms=int(seams.wall_seconds() * 1e3),
+            first_id=seams.jitter(1 << COUNTER_BITS),
         )
         self.metrics.watch_server(self.server)
         self.server.observe_compaction = self.metrics.compaction_pause.observe

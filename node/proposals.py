@@ -8,20 +8,20 @@ from typing import Any
 Done = Callable[[object], None]
 """Called exactly once, with a response or with an exception instance (which it must not raise)."""
 
-_COUNTER_BITS = 48
+COUNTER_BITS = 48
 
 
 class Proposals:
     """The proposals of this member that were not yet seen applied, oldest first.
 
-    An id is 16 bits of the member and a 48-bit counter that starts at the clock's milliseconds,
-    shifted: two lives of a member never use one id twice as long as it proposes less than 256
-    requests per millisecond on average.
+    An id is 16 bits of the member and a 48-bit counter that starts anywhere, drawn anew in each
+    life: what an earlier life proposed and is only now applied is taken for nothing of this one's,
+    wherever the clock was set meanwhile.
     """
 
-    def __init__(self, member_id: int, *, start_ms: int) -> None:
-        self._prefix = (member_id & 0xFFFF) << _COUNTER_BITS
-        self._counter = (start_ms << 8) & ((1 << _COUNTER_BITS) - 1)
+    def __init__(self, member_id: int, *, first_id: int) -> None:
+        self._prefix = (member_id & 0xFFFF) << COUNTER_BITS
+        self._counter = first_id
         self._waiting: dict[int, tuple[Any, Done, float]] = {}
         self._forwarded: list[int] = []
         self.failed_total = 0
@@ -32,7 +32,7 @@ class Proposals:
     def next_id(self) -> int:
         """A fresh id."""
         self._counter += 1
-        return self._prefix | (self._counter & ((1 << _COUNTER_BITS) - 1))
+        return self._prefix | (self._counter & ((1 << COUNTER_BITS) - 1))
 
     def register(self, request_id: int, request: Any, done: Done, deadline: float) -> None:
         """Wait for `request_id`; deadlines must not decrease from one call to the next."""

@@ -97,7 +97,7 @@ class Server:
         applier: Applier,
         copy_state: Callable[[LmdbBackend], SnapshotSource],
         hit: Callable[[str], None],
-        start_ms: int,
+        first_id: int,
     ) -> None:
         self.config = config
         self.member_id = member_id
@@ -112,14 +112,14 @@ class Server:
         self.transport: TcpTransport
         self._loop = asyncio.get_running_loop()
         self.request_timeout = config.request_timeout
-        self._proposals = Proposals(member_id, start_ms=start_ms)
+        self._proposals = Proposals(member_id, first_id=first_id)
         self.reads = LinearizableReads(
             ask=self._ask_read_index,
             applied=lambda: self.replica.applied_index,
             call_soon=self._loop.call_soon,
             now=self._loop.time,
             timeout_seconds=self.request_timeout,
-            first_token=start_ms << 16,
+            first_token=first_id,
         )
         self.compactor = Compactor(
             backend,

@@ -68,7 +68,7 @@ class LoneMember:
             applier=machine.applier,
             copy_state=lambda backend: None,  # type: ignore[arg-type,return-value]
             hit=lambda name: None,
-            start_ms=1,
+            first_id=1,
         )
         self.driver = LoneDriver(self.server)
         self.server.connect(self.driver, SimpleNamespace(counters={}))  # type: ignore[arg-type]

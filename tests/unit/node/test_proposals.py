@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from node.proposals import Proposals
+from node.proposals import COUNTER_BITS, Proposals
 
 
 def test_ids_carry_the_member_and_never_repeat() -> None:
-    proposals = Proposals(0xABCD1234, start_ms=5)
+    proposals = Proposals(0xABCD1234, first_id=5)
     ids = [proposals.next_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert {request_id >> 48 for request_id in ids} == {0x1234}
 
 
-def test_ids_of_a_later_life_start_above_the_earlier_ones() -> None:
-    earlier = Proposals(7, start_ms=1000)
-    last = [earlier.next_id() for _ in range(200)][-1]
-    assert Proposals(7, start_ms=1001).next_id() > last
+def test_ids_stay_those_of_the_member_when_the_counter_is_at_its_end() -> None:
+    proposals = Proposals(7, first_id=(1 << COUNTER_BITS) - 2)
+    assert [proposals.next_id() for _ in range(3)] == [
+        8 * (1 << COUNTER_BITS) - 1,
+        7 << COUNTER_BITS,
+        (7 << COUNTER_BITS) + 1,
+    ]
 
 
 def test_take_gives_the_decoded_request_once() -> None:
-    proposals = Proposals(1, start_ms=0)
+    proposals = Proposals(1, first_id=0)
     request = object()
     proposals.register(9, request, [].append, 1.0)
     taken = proposals.take(9)
@@ -31,14 +34,14 @@ def test_take_gives_the_decoded_request_once() -> None:
 
 
 def test_an_id_registered_twice_is_a_bug() -> None:
-    proposals = Proposals(1, start_ms=0)
+    proposals = Proposals(1, first_id=0)
     proposals.register(9, None, [].append, 1.0)
     with pytest.raises(AssertionError, match="registered twice"):
         proposals.register(9, None, [].append, 1.0)
 
 
 def test_expire_forgets_only_what_is_due() -> None:
-    proposals = Proposals(1, start_ms=0)
+    proposals = Proposals(1, first_id=0)
     early, late = [], []
     proposals.register(1, None, early.append, 1.0)
     proposals.register(2, None, late.append, 2.0)
@@ -50,14 +53,14 @@ def test_expire_forgets_only_what_is_due() -> None:
 
 
 def test_take_all_empties_the_registry() -> None:
-    proposals = Proposals(1, start_ms=0)
+    proposals = Proposals(1, first_id=0)
     proposals.register(1, None, [].append, 1.0)
     assert len(proposals.take_all()) == 1
     assert len(proposals) == 0
 
 
 def test_what_waited_when_the_leader_went_is_lost() -> None:
-    proposals = Proposals(1, start_ms=0)
+    proposals = Proposals(1, first_id=0)
     answers: list[object] = []
     for number in (1, 2):
         proposals.register(number, None, answers.append, 1.0)
