@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.kv import Event, EventType
+from mvcc.revision import decode_row_key, row_key, tombstone_key
 from node.apply.requests import (
     CompactionRequest,
     LeaseExpireRequest,
@@ -280,6 +282,28 @@ def _matching(story: Story, log: WatchLog, start: int, end: int) -> list[Event]:
 
 def _watch(log: WatchLog) -> str:
     return f"of {log.client} on [{log.key!r}, {log.range_end!r})"
+
+
+# -- what compactions leave
+
+
+def check_rows(story: Story, rows: Iterable[bytes]) -> None:
+    """`rows`, the keys of a member's table of revisions at rest, are those of the history after the
+    compacted revision, of what lived at it, and of what was deleted in just this revision.
+    """
+    compacted = story.model.compacted
+    expected = set()
+    for versions in story.model.versions.values():
+        old = [version for version in versions if version.main <= compacted]
+        kept = [each for each in old[-1:] if each.kv is not None or each.main == compacted]
+        for version in kept + versions[len(old) :]:
+            key = row_key if version.kv is not None else tombstone_key
+            expected.add(key(version.main, version.sub))
+    found = set(rows)
+    if found != expected:
+        lost = [decode_row_key(key) for key in sorted(expected - found)]
+        left = [decode_row_key(key) for key in sorted(found - expected)]
+        raise Violation(f"rows: compaction at {compacted} took {lost[:4]} and left {left[:4]}")
 
 
 # -- leases

@@ -6,10 +6,12 @@ apply the same one to the same effect as the first who did.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from node.apply.requests import decode
 from node.server import Server
 from raft.core.types import Entry, EntryType, Role, SoftState
 from tests.simulation.journal import Journal
@@ -66,6 +68,9 @@ class History:
         self.journal = journal
         self.entries: dict[int, Applied] = {}
         self.last_index = 0
+        self._ids: dict[int, int] = {}
+        self.kinds: Counter[str] = Counter()
+        """Of the entries."""
         self.leaders: dict[int, tuple[int, str]] = {}
         self.operations: list[Operation] = []
         self.now: Callable[[], float] = lambda: 0.0
@@ -139,12 +144,27 @@ class History:
                 index, entry.term, entry.type, entry.data, self.now(), number
             )
             self.last_index = max(self.last_index, index)
+            self._check_id(entry)
         elif (first.term, first.type, first.data) != (entry.term, entry.type, entry.data):
             self.violated(
                 f"log matching: entry {index} of {member.name} is of term {entry.term}:"
                 f" {entry.data!r}; {first.members} have term {first.term}: {first.data!r}"
             )
         first.members.append(member.name)
+
+    def _check_id(self, entry: Entry) -> None:
+        """An id names one request for ever: who waits for it must not be given another's answer."""
+        if entry.type != EntryType.NORMAL or not entry.data:
+            self.kinds[EntryType(entry.type).name] += 1
+            return
+        number, request = decode(entry.data)
+        self.kinds[type(request).__name__.removesuffix("Request")] += 1
+        first = self._ids.setdefault(number, entry.index)
+        if first != entry.index:
+            self.violated(
+                f"request ids: entry {entry.index}, {request}, has the id {number:x},"
+                f" as entry {first} has"
+            )
 
     def _executed(self, member: SimMember, index: int, result: Any, effects: int) -> None:
         store = member.server.store

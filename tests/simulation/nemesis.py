@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import Any
 
-from node.apply.requests import CLUSTER, AlarmAction, AlarmRequest, AlarmType
+from node.apply.requests import CLUSTER, AlarmAction, AlarmRequest, AlarmType, RangeRequest
 from node.bootstrap import BootstrapError
 from node.failpoint import FAILPOINTS
 from node.server import Server
@@ -23,7 +23,7 @@ from tests.simulation.history import History, Violation
 from tests.simulation.sim_cluster import SimCluster, SimMember, peer_url
 from tests.simulation.sim_network import LinkFaults
 from tests.simulation.swarm import Options
-from tests.simulation.workload import LOST, Client, KvClient
+from tests.simulation.workload import LOST, Client, KvClient, Lessee
 
 _KEEPER_SECONDS = 0.1
 _MEMBERS_MAX = 9
@@ -45,6 +45,7 @@ class Nemesis:
         self.done: Counter[str] = Counter()
         self.healing = False
         self._client = KvClient(cluster, history, random, "nemesis", options)
+        self._lessee = Lessee(cluster, history, random, "nl", options)
         self._admin = Client(cluster, history, random, "admin")
         self._restart_at: dict[str, float] = {}
         self._hurt: dict[str, str] = {}
@@ -53,6 +54,7 @@ class Nemesis:
         self._asked_to_stop: dict[str, None] = {}
         self._made = options.members
         self._churn_at = 0.0
+        self._clients = 0
 
     async def run(self) -> None:
         """One fault after the other, sometimes two at once, until cancelled."""
@@ -177,6 +179,58 @@ class Nemesis:
         await asyncio.sleep(self._seconds())
         network.clogged.pop(link, None)
 
+    def _a_client(self, timeout: float) -> KvClient:
+        """Who writes what nobody else writes."""
+        self._clients += 1
+        name = f"nemesis-{self._clients}"
+        client = KvClient(self.cluster, self.history, self.random, name, self.options)
+        client.timeout = timeout
+        return client
+
+    def _around(self, member: SimMember) -> list[tuple[int, int]]:
+        """All links to and from it."""
+        own = member.number
+        return [link for n in self._ids() if n != own for link in ((own, n), (n, own))]
+
+    async def _depose(self) -> Any:
+        """Another leads, and the old leader cannot know: it is cut off, or was paused as well. What
+        it still says to clients must not be older than what others were told meanwhile.
+        """
+        leader = self.cluster.leader
+        others = [each for each in self.cluster.living() if each is not leader]
+        if leader is None or len(others) < 2:
+            return False
+        paused = self.random.choice((0.0, 0.0, 0.5, 2.0, 3.0))
+        lease = await self._lessee.grant(leader, 2)
+        number = getattr(lease, "ID", 0)
+        cut = self.cluster.loop.create_task(self._cut(self._around(leader), paused + 2.0))
+        if paused:
+            leader.life.freeze(self.cluster.loop.time() + paused)
+        # Who asks a member that still waits for the old leader shall not wait with it.
+        writer = self._a_client(0.1)
+        async with asyncio.TaskGroup() as asking:
+            while not cut.done():
+                written = await writer._put(self.random.choice(others))
+                if hasattr(written, "revision"):
+                    reader = self._a_client(paused + 0.3)
+                    asking.create_task(reader._read(leader, RangeRequest(b"k00")))
+                    asking.create_task(self._lessee.renew(leader, number))
+                await asyncio.sleep(0.1)
+        return None
+
+    async def _leave_behind(self) -> Any:
+        """A follower that lives, and is cut off until the log that it lacks may be gone."""
+        leader = self.cluster.leader
+        member = self._some(each for each in self.cluster.living() if each is not leader)
+        if leader is None or member is None:
+            return False
+        cut = self.cluster.loop.create_task(self._cut(self._around(member), 4.0))
+        writer = self._a_client(1.0)
+        while not cut.done():
+            await writer._put(leader)
+            await asyncio.sleep(0.04)
+        return None
+
     # -- disks
 
     async def _slow_disk(self) -> Any:
@@ -220,7 +274,9 @@ class Nemesis:
         return None
 
     async def _damage(self) -> Any:
-        """Flip bits of the log of a member that is down, one of a minority."""
+        """Flip bits of the log or of received snapshots of a member that is down, one of a
+        minority.
+        """
         voters = self.cluster.leader.server.members.list() if self.cluster.leader else []
         followers = [each for each in self.cluster.living() if not each.server.is_leader]
         member = self._some(followers)
@@ -232,7 +288,7 @@ class Nemesis:
         if not member.down:
             return False
         disk = member.disk
-        files = [f for f in disk.files_below(f"/{member.name}/member/wal") if disk.size(f)]
+        files = [f for f in disk.files_below(f"/{member.name}/member") if disk.size(f)]
         for _ in range(self.random.choice((1, 1, 3))):
             path = self.random.choice(files)
             offset = self.random.randrange(disk.size(path))
@@ -276,9 +332,12 @@ class Nemesis:
         return None
 
     async def _compact(self) -> Any:
+        """Now and then right at a deletion, which must not be forgotten then."""
         member = self._some()
         if member is None:
             return False
+        if self.random.random() < 0.3:
+            await self._client._delete(member)
         self._client._revision = member.server.store.current_rev
         await self._client.compact(member, physical=self.random.random() < 0.3)
         return None

@@ -319,7 +319,7 @@ APPLY = (
         "request ids start at the same number in every life",
         (
             "node.proposals:Proposals.__init__",
-            "self._counter = (start_ms << 8)",
+            "self._counter = first_id",
             "self._counter = 0",
         ),
         seed=-1,
@@ -627,11 +627,16 @@ LEASES = (
     ),
     _bug(
         "lease-ended-by-deposed",
-        "a leader ends leases without asking whether it still leads, and in any term",
+        "who led goes on ending leases unasked, and who applies it does not look at the term",
         (
             "node.leases:Leases._scan",
             "self._server.linearizable(proved)",
             "proved(None)",
+        ),
+        (
+            "node.leases:Leases.role_changed",
+            "if self._term and not (leads and term == self._term):",
+            "if False:",
         ),
         (
             "node.apply.applier:Applier._check_term",

@@ -25,6 +25,7 @@ class Promises:
     - `_votes`: by member and term.
     - `_held`: (term, index) of the greatest acknowledgement in the last term with one.
     - `_bases`: by member and term, what was committed when it was elected.
+    - `_counted`: by member and term, what was committed, and by which voters, at the last look.
     """
 
     def __init__(self, violated: Callable[[str], object]) -> None:
@@ -33,10 +34,13 @@ class Promises:
         self._votes: dict[tuple[str, int], int] = {}
         self._held: dict[str, tuple[int, int]] = {}
         self._bases: dict[tuple[str, int], int] = {}
+        self._counted: dict[tuple[str, int], tuple[int, frozenset[int]]] = {}
+        self._names: dict[int, str] = {}
 
     def opened(self, member: SimMember, server: Server) -> None:
         """A process has read its disk: what it has said in earlier lives must be there."""
         raft, name = server.driver._node.raft, member.name
+        self._names[server.member_id] = name
         if raft.term < self._terms.get(name, 0) and not member.disk.flipped:
             self._violated(
                 f"promises: {name} starts in term {raft.term},"
@@ -91,9 +95,31 @@ class Promises:
                 f"promises: {name}, elected at {base}, commits {committed} of term"
                 f" {log.term(committed)} in term {raft.term}"
             )
+        self._check_quorum(name, raft)
         own = raft.tracker.progress.get(raft.id)
         if own is not None and own.match > log.stable_index():
             self._violated(
                 f"promises: {name} counts itself up to {own.match},"
                 f" its disk has {log.stable_index()}"
+            )
+
+    def _check_quorum(self, name: str, raft: Raft) -> None:
+        """What is newly committed is on the disks of most voters. Not looked at in the moment in
+        which the voters change.
+        """
+        committed, voters = raft.log.committed, frozenset(raft.tracker.conf.voters)
+        before = self._counted.get((name, raft.term))
+        self._counted[name, raft.term] = committed, voters
+        if before is None or committed == before[0] or voters != before[1]:
+            return
+        held = [
+            voter
+            for voter in sorted(voters)
+            if self._held.get(self._names.get(voter, ""), (0, 0)) >= (raft.term, committed)
+            or (voter == raft.id and raft.log.stable_index() >= committed)
+        ]
+        if len(held) <= len(voters) // 2:
+            self._violated(
+                f"promises: {name} commits {committed} in term {raft.term}, and of the voters"
+                f" {sorted(voters)} only {held} have it"
             )

@@ -96,6 +96,7 @@ class Simulation:
         self.watchdog = Watchdog(cluster, self.history)
         self.clients: list[KvClient | Lessee | Locker | Watcher] = []
         self.stage = "start"
+        self._rows: list[bytes] = []
 
     # -- sim_cluster.Observer
 
@@ -284,6 +285,7 @@ class Simulation:
                     raise Violation(
                         f"states: table {table} of {first.name} and {other.name} differ: {odd[:4]}"
                     )
+        self._rows = [key for key, _ in first.server.backend.rows("key")]  # type: ignore[attr-defined]
 
     async def _stop_all(self) -> None:
         self.stage = "stop"
@@ -316,6 +318,7 @@ class Simulation:
         logs = [log for each in self.clients if isinstance(each, Watcher) for log in each.logs]
         checkers.check_watches(story, logs, story.model.revision)
         checkers.check_leases(story)
+        checkers.check_rows(story, self._rows)
 
 
 def _state(member: SimMember) -> tuple[object, ...]:
@@ -356,6 +359,7 @@ def run(seed: int, seconds: float = SECONDS, tell: Callable[[str], None] | None 
     report.simulated = simulation.loop.time()
     report.took = time.process_time() - started
     report.counts.update({f"event: {kind}": count for kind, count in journal.counts.items()})
+    report.counts.update({f"entry: {kind}": n for kind, n in simulation.history.kinds.items()})
     report.counts.update({f"fault: {kind}": n for kind, n in simulation.nemesis.done.items()})
     report.counts["operations"] = len(simulation.history.operations)
     report.counts["answered"] = sum(

@@ -27,6 +27,8 @@ FAULTS = (
     "write error",
     "no space",
     "stop",
+    "depose",
+    "leave behind",
     "transfer",
     "defragment",
     "compact",

@@ -48,6 +48,12 @@ class Watchdog:
             self._grows((member.name, member.lives, what), value, self._seen)
         if store.compact_rev < store.finished_compact_rev:
             raise Violation(f"{member.name}: finished a compaction that it has not scheduled")
+        unfinished = store.compact_rev > store.finished_compact_rev
+        if unfinished and member.listening and server.compactor.idle:
+            raise Violation(
+                f"{member.name}: nobody works on the compaction at {store.compact_rev},"
+                f" of which {store.finished_compact_rev} is finished"
+            )
 
     @staticmethod
     def _grows(what: Any, value: int, seen: dict[Any, int]) -> None:

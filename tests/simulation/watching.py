@@ -119,7 +119,7 @@ class Watcher(Client):
         self.history.journal.note("watch", self.name, member.name, log.key, log.range_end, log.due)
         self._listening = wish = object()
         member.call(self._open, member, log, wish)
-        until = self.cluster.loop.time() + self.random.choice((0.2, 1.0, 4.0))
+        until = self.cluster.loop.time() + self.random.choice((0.2, 1.0, 4.0, 12.0))
         try:
             await self._hear(log, member, until)
         finally:

@@ -285,6 +285,8 @@ class KvClient(Client):
 class Lessee(Client):
     """Grants leases, ties keys to them, renews them for a while, then revokes or forgets them."""
 
+    ttls = (2, 2, 4)
+
     def __init__(
         self, cluster: SimCluster, history: History, random: Random, name: str, options: Options
     ) -> None:
@@ -295,15 +297,19 @@ class Lessee(Client):
 
     async def run(self) -> None:
         while self.running:
-            self._made += 1
-            number = (int.from_bytes(self.name.encode()) << 20) + self._made
-            grant = LeaseGrantRequest(self.random.choice((2, 2, 4)), number)
-            granted = await self.ask(
-                self.pick(), "grant", grant, lambda s, done, g=grant: _lease(s).grant(g, None, done)
-            )
+            granted = await self.grant(self.pick(), self.random.choice(self.ttls))
             if isinstance(granted, LeaseGrantResponse):
                 await self._use(granted)
             await self.rest(_REST_SECONDS)
+
+    async def grant(self, member: SimMember, ttl: int) -> Any:
+        """A lease that nobody had before."""
+        self._made += 1
+        number = (int.from_bytes(self.name.encode()) << 20) + self._made
+        request = LeaseGrantRequest(ttl, number)
+        return await self.ask(
+            member, "grant", request, lambda s, done: _lease(s).grant(request, None, done)
+        )
 
     async def _use(self, lease: LeaseGrantResponse) -> None:
         random = self.random
@@ -320,7 +326,7 @@ class Lessee(Client):
             if not self.running:
                 return
             await self.rest(lease.TTL / 3)
-            if await self._renew(self.pick(), lease.ID) == 0:
+            if await self.renew(self.pick(), lease.ID) == 0:
                 return
         if random.random() < 0.4:
             revoke = LeaseRevokeRequest(lease.ID)
@@ -328,7 +334,8 @@ class Lessee(Client):
                 self.pick(), "revoke", revoke, lambda s, done: _lease(s).revoke(revoke, None, done)
             )
 
-    async def _renew(self, member: SimMember, number: int) -> Any:
+    async def renew(self, member: SimMember, number: int) -> Any:
+        """The TTL, 0, an error, or LOST."""
         operation = self.history.begin(self.name, member.name, "renew", number)
 
         def method(server: Server, done: Done) -> None:
@@ -345,32 +352,19 @@ class Lessee(Client):
         return ttl
 
 
-class Locker(Client):
+class Locker(Lessee):
     """Takes a lock with a lease of its own, holds it for a moment, lets go."""
 
-    def __init__(
-        self, cluster: SimCluster, history: History, random: Random, name: str, options: Options
-    ) -> None:
-        super().__init__(cluster, history, random, name)
-        self.timeout = 4.0
-        self._made = 0
-        self.running = True
+    ttls = (4,)
 
     async def run(self) -> None:
-        while self.running:
-            self._made += 1
-            number = (int.from_bytes(self.name.encode()) << 20) + self._made
-            grant = LeaseGrantRequest(4, number)
-            granted = await self.ask(
-                self.pick(), "grant", grant, lambda s, done, g=grant: _lease(s).grant(g, None, done)
-            )
-            if isinstance(granted, LeaseGrantResponse):
-                await self._hold(self.pick(), number)
-            await self.rest(_REST_SECONDS)
+        self.timeout = 4.0
+        await super().run()
 
-    async def _hold(self, member: SimMember, lease: int) -> None:
+    async def _use(self, lease: LeaseGrantResponse) -> None:
+        number = lease.ID
         claim = await self._spawned(
-            member, "lock", lease, lambda server: server.claims.lock(b"lock", lease, None)
+            self.pick(), "lock", number, lambda server: server.claims.lock(b"lock", number, None)
         )
         key = getattr(claim, "key", None)
         if key is None:
