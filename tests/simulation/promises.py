@@ -46,6 +46,12 @@ class Promises:
                 f"promises: {name} starts in term {raft.term},"
                 f" and has spoken in term {self._terms[name]}"
             )
+        vote = self._votes.get((name, raft.term), raft.vote)
+        if raft.vote != vote and not member.disk.flipped:
+            self._violated(
+                f"promises: {name} starts in term {raft.term} with its vote for {raft.vote:x},"
+                f" and has voted for {vote:x}"
+            )
         self._check_held(member, raft)
         self._listen(member, server)
 

@@ -24,6 +24,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from raft import checkpoints
@@ -37,6 +38,8 @@ from tests.simulation.swarm import Options, draw
 from tests.simulation.watchdog import Watchdog
 from tests.simulation.watching import Watcher
 from tests.simulation.workload import KvClient, Lessee, Locker
+
+SEEDS = Path(__file__).with_name("seeds.txt")
 
 SECONDS = 8.0
 """Of faults, unless asked for more."""
@@ -410,6 +413,21 @@ def run_many(seeds: range, seconds: float, jobs: int) -> list[Report]:
     return reports
 
 
+def found_seeds() -> list[int]:
+    """Those that once found something: the lines of seeds.txt that are no comments."""
+    lines = SEEDS.read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+
+
+def keep(failing: list[int]) -> None:
+    """They are run by the tests from now on."""
+    new = sorted(set(failing) - set(found_seeds()))
+    with SEEDS.open("a") as file:
+        file.writelines(f"{seed}\n" for seed in new)
+    if new:
+        print(f"kept in {SEEDS.name}: {new}")
+
+
 def _failed(reports: list[Report]) -> int:
     return sum(bool(report.problem) for report in reports)
 
@@ -438,7 +456,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.seeds is not None:
         reports = run_many(arguments.seeds, arguments.seconds, arguments.jobs)
-        return int(any(report.problem for report in reports))
+        failing = [report.seed for report in reports if report.problem]
+        keep(failing)
+        return int(bool(failing))
     if arguments.logs:
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
     else:

@@ -11,20 +11,25 @@ import pytest
 
 from tests.simulation import simulator
 
-SEEDS = Path(__file__).with_name("seeds.txt")
 MANY = range(10_000, 10_300)
-
-
-def found_seeds() -> list[int]:
-    """The lines of seeds.txt that are no comments."""
-    lines = SEEDS.read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_short_run(seed: int) -> None:
     report = simulator.run(seed, seconds=1.0)
     assert not report.problem, report.problem + report.detail
+
+
+def test_a_failing_seed_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("# found\n26\n")
+    monkeypatch.setattr(simulator, "SEEDS", seeds)
+    simulator.keep([31, 26, 7])
+    simulator.keep([7])
+    assert seeds.read_text() == "# found\n26\n7\n31\n"
+    assert capsys.readouterr().out == "kept in seeds.txt: [7, 31]\n"
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -53,7 +58,7 @@ def test_the_same_seed_in_every_process(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", found_seeds())
+@pytest.mark.parametrize("seed", simulator.found_seeds())
 def test_a_seed_that_found_something(seed: int) -> None:
     report = simulator.run(seed)
     assert not report.problem, report.problem + report.detail
