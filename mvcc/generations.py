@@ -18,6 +18,8 @@ import re
 import shutil
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lmdb
@@ -45,11 +47,22 @@ def encode_index(index: int, term: int) -> bytes:
     return _INDEX.pack(index, term)
 
 
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """An OSError of an open file does not say which one it was; from here on it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
 def sync_path(path: str) -> None:
     """fsync of a file or a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with _naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -228,7 +241,8 @@ class Generations:
 
     def stage(self, number: int) -> None:
         """Write the next CURRENT under its temporary name, synced. Nothing has changed yet."""
-        with open(self._file(_CURRENT + _TEMPORARY), "w", encoding="ascii") as file:
+        path = self._file(_CURRENT + _TEMPORARY)
+        with _naming(path), open(path, "w", encoding="ascii") as file:
             file.write(f"{number:08d}\n")
             file.flush()
             os.fsync(file.fileno())

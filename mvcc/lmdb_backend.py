@@ -400,7 +400,8 @@ class LmdbBackend:
     def close(self) -> None:
         """Write and sync what is complete, end the thread; blocks. Nothing is called back then.
 
-        An open batch that ends inside an entry is left out: the log replays it.
+        An open batch that ends inside an entry is left out: the log replays it. Raises what kept
+        the rest from being written, if nobody knows it yet; it is closed all the same.
         """
         if self._ended:
             return
@@ -417,6 +418,8 @@ class LmdbBackend:
             newest.release()
         if newest.retire():
             newest.env.close()
+        if self._writer.failure is not None and not self._dead:
+            raise self._writer.failure
 
     # ---- reports of the writer, on the loop
 

@@ -110,6 +110,7 @@ class Writer:
     """Owns the thread, the queue and every write transaction.
 
     `generation` is the one in service on this side; the loop follows at `Reports.switched`.
+    `failure` is what ended the thread before it was told to stop.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Writer:
         disk_reserve: int,
     ) -> None:
         self.generation = generation
+        self.failure: Exception | None = None
         self._generations = generations
         self._reports = reports
         self._post = post
@@ -158,6 +160,7 @@ class Writer:
             if isinstance(error, OSError | lmdb.Error):
                 failure = BackendFailed(self.generation.directory, error)
                 failure.__cause__ = error
+            self.failure = failure
             self._post(partial(self._reports.failed, failure))
 
     def _work(self) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 _ZEROS = bytes(1 << 20)
@@ -82,16 +84,28 @@ class Disk(Protocol):
         """What an unprivileged process may still write on the file system that holds `path`."""
 
 
-class OsFile:
-    """DiskFile over a file descriptor."""
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """An OSError of an open file does not say which one it was; from here on it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
 
-    def __init__(self, descriptor: int) -> None:
+
+class OsFile:
+    """DiskFile over a file descriptor; `path` is what its errors call it."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
+        self._path = path
 
     def read_at(self, offset: int, size: int) -> bytes:
         chunks = []
         while size > 0:
-            chunk = os.pread(self._descriptor, size, offset)
+            with _naming(self._path):
+                chunk = os.pread(self._descriptor, size, offset)
             if not chunk:
                 break
             chunks.append(chunk)
@@ -100,22 +114,25 @@ class OsFile:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def write_at(self, offset: int, data: bytes) -> None:
-        written = os.pwrite(self._descriptor, data, offset)
-        while written < len(data):
-            written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+        with _naming(self._path):
+            written = os.pwrite(self._descriptor, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
 
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
+        with _naming(self._path):
+            os.ftruncate(self._descriptor, size)
 
     def preallocate(self, size: int) -> None:
         start = self.size()
         if size <= start:
             return
         try:
-            os.posix_fallocate(self._descriptor, start, size - start)
+            with _naming(self._path):
+                os.posix_fallocate(self._descriptor, start, size - start)
         except OSError as error:
             if error.errno not in _NO_PREALLOCATION:
                 raise
@@ -123,10 +140,12 @@ class OsFile:
                 self.write_at(offset, _ZEROS[: size - offset])
 
     def sync_data(self) -> None:
-        os.fdatasync(self._descriptor)
+        with _naming(self._path):
+            os.fdatasync(self._descriptor)
 
     def sync(self) -> None:
-        os.fsync(self._descriptor)
+        with _naming(self._path):
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -139,7 +158,7 @@ class OsDisk:
         flags = os.O_RDWR | os.O_CLOEXEC
         if create:
             flags |= os.O_CREAT | os.O_EXCL
-        return OsFile(os.open(path, flags, 0o600))
+        return OsFile(os.open(path, flags, 0o600), path)
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:
@@ -152,7 +171,7 @@ class OsDisk:
         except OSError:
             os.close(descriptor)
             raise
-        return OsFile(descriptor)
+        return OsFile(descriptor, path)
 
     def make_dir(self, path: str) -> None:
         os.mkdir(path, 0o700)
@@ -178,7 +197,8 @@ class OsDisk:
     def sync_dir(self, path: str) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            with _naming(path):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

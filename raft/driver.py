@@ -210,7 +210,8 @@ class RaftDriver:
         self._wal.abandon()
         self._ticker.stop()
         self._notices.stop()
-        log.critical("raft stops: %s", error, exc_info=error)
+        # Whoever is told knows whether the place in the program says anything.
+        log.critical("raft stops: %s", error)
         self._on_fatal(error)
 
     # -- what the server asks

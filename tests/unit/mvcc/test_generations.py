@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from mvcc.errors import BackendFailed, CorruptionError
-from mvcc.generations import Generations, applied_in_file, check, encode_index
+from mvcc.generations import Generations, applied_in_file, check, encode_index, sync_path
 
 MAP_BYTES = 16 << 20
 
@@ -106,6 +109,18 @@ def test_file_the_engine_refuses_is_an_error_and_stays(tmp_path: Path) -> None:
     with pytest.raises(BackendFailed, match="00000001"):
         start(tmp_path)
     assert names(tmp_path) == {"CURRENT", "00000001", "00000002"}
+
+
+def test_failed_sync_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    make(tmp_path, 3)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=re.escape(f"'{tmp_path}'")):
+        sync_path(str(tmp_path))
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "CURRENT.tmp"))):
+        Generations(str(tmp_path), 1 << 20).stage(2)
 
 
 def test_check_finds_what_is_wrong_with_a_file(tmp_path: Path) -> None:

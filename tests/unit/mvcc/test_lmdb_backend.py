@@ -356,6 +356,18 @@ def test_full_map_is_fatal_and_names_the_file(folder: Path) -> None:
     rig.close()
 
 
+def test_close_says_what_it_could_not_write(folder: Path) -> None:
+    """Nobody is called back any more, and who builds on what was written has to know."""
+    rig = LmdbRig(folder, map_size=1 << 20)
+    put_entries(rig.backend, 1, 1, b"x" * (2 << 20))
+    with pytest.raises(BackendFailed, match="MAP_FULL"):
+        rig.backend.close()
+    rig.backend.close()
+    rig.open()
+    assert rig.backend.applied() == (0, 0)
+    rig.close()
+
+
 def test_revisions_out_of_order_are_fatal(rig: LmdbRig) -> None:
     put_entries(rig.backend, 5, 5)
     rig.flush()

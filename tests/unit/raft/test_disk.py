@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -97,6 +99,34 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file: OsFile = OsDisk().open(f"{tmp_path}/a", create=True)
     file.write_at(2, b"0123456789")
     assert file.read_at(0, 99) == b"\0\x000123456789"
+    file.close()
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "ftruncate", "posix_fallocate", "fsync"])
+def test_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Of an open file the system says only what is wrong."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    uses: dict[str, Callable[[OsFile], object]] = {
+        "pread": lambda file: file.read_at(0, 1),
+        "pwrite": lambda file: file.write_at(0, b"x"),
+        "ftruncate": lambda file: file.truncate(0),
+        "posix_fallocate": lambda file: file.preallocate(1),
+        "fsync": lambda file: file.sync(),
+    }
+    disk = OsDisk()
+    file = disk.open(f"{tmp_path}/a", create=True)
+    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError, match=re.escape(f"Input/output error: '{tmp_path}/a'")):
+        uses[call](file)
+    if call == "fsync":
+        with pytest.raises(OSError, match=re.escape(f"'{tmp_path}/a'")):
+            file.sync_data()
+        with pytest.raises(OSError, match=re.escape(f"'{tmp_path}'")):
+            disk.sync_dir(str(tmp_path))
     file.close()
 
 

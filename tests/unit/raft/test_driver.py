@@ -405,15 +405,22 @@ async def test_broken_machine_silences_the_driver_once(start_node: StartNode) ->
     node.errors.clear()
 
 
-async def test_failed_wal_is_fatal_and_nothing_more_is_said(start_node: StartNode) -> None:
+async def test_failed_wal_is_fatal_and_nothing_more_is_said(
+    start_node: StartNode, caplog: pytest.LogCaptureFixture
+) -> None:
     node = await lead(start_node)
-    node.driver.fail(WalFailed("no space left"))
+    try:
+        raise WalFailed("no space left")
+    except WalFailed as error:
+        node.driver.fail(error)
     types(node.transport)
     node.wal.write()
     acknowledge(node, 1)
     await turn()
     assert node.transport.sent == []
     assert [type(error) for error in node.errors] == [WalFailed]
+    assert "raft stops: no space left" in caplog.text
+    assert "Traceback" not in caplog.text, "where in the program a disk fails says nothing"
     node.errors.clear()
 
 
