@@ -226,14 +226,14 @@ class Store:
         far.
 
         Checks at once (Compacted, FutureRevision); then yields None per slice and the result last,
-        from any thread. Only comparable when no compaction was unfinished as the snapshot was
-        taken.
+        from any thread. No compaction may have been applied since the snapshot was taken.
         """
         at = self.check_revision(revision)
         compacted, current = self.compact_rev, self.current_rev
+        compacting = _meta(snapshot, FINISHED_COMPACTED_REV) < compacted
         return (
             None if crc is None else HashKV(crc, at, compacted, current)
-            for crc in hash_rows(snapshot, at, compacted, slice_rows)
+            for crc in hash_rows(snapshot, at, compacted, slice_rows, compacting=compacting)
         )
 
     # Restoring
@@ -312,6 +312,6 @@ def _restore_row(
         leases.pop(key, None)
 
 
-def _meta(backend: Backend, name: bytes) -> int:
-    row = backend.get(META, name)
-    return NEVER_COMPACTED if row is None else decode_int(row)
+def _meta(source: Backend | ReadSnapshot, name: bytes) -> int:
+    rows = source.range(META, name, name + b"\x00", 1)
+    return decode_int(rows[0][1]) if rows else NEVER_COMPACTED

@@ -113,15 +113,16 @@ async def test_history_is_not_hashed_while_a_snapshot_replaces_it(bench: Bench) 
     server: Any = bench.maintenance._server
     server.installing, server.store = True, Store("old")
     rounds = 0
+    force_commit = server.backend.force_commit
 
-    def barrier(done: Callable[[], None]) -> None:
+    def counted(done: Callable[[], None]) -> None:
         nonlocal rounds
         rounds += 1
         if rounds == 3:
             server.installing, server.store = False, Store("new")
-        done()
+        force_commit(done)
 
-    server.compactor = SimpleNamespace(idle=True, barrier=barrier)
+    server.backend.force_commit = counted
     found: Any = await asyncio.wait_for(bench.maintenance.hash_kv(5), 5)
     assert found == "new at 5"
     assert bench.backend.info().readers == []
