@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -287,19 +286,28 @@ def _watch(log: WatchLog) -> str:
 # -- what compactions leave
 
 
-def check_rows(story: Story, rows: Iterable[bytes]) -> None:
-    """`rows`, the keys of a member's table of revisions at rest, are those of the history after the
-    compacted revision, of what lived at it, and of what was deleted in just this revision.
+class Rest(NamedTuple):
+    """A member when all compactions are finished; `rows` are the keys of its table of revisions."""
+
+    revision: int
+    compacted: int
+    rows: list[bytes]
+
+
+def check_rows(story: Story, rest: Rest) -> None:
+    """The rows are those of the history after the compacted revision, of what lived at it, and of
+    what was deleted in just this revision.
     """
-    compacted = story.model.compacted
+    compacted = rest.compacted
     expected = set()
-    for versions in story.model.versions.values():
+    for every in story.model.versions.values():
+        versions = [version for version in every if version.main <= rest.revision]
         old = [version for version in versions if version.main <= compacted]
         kept = [each for each in old[-1:] if each.kv is not None or each.main == compacted]
         for version in kept + versions[len(old) :]:
             key = row_key if version.kv is not None else tombstone_key
             expected.add(key(version.main, version.sub))
-    found = set(rows)
+    found = set(rest.rows)
     if found != expected:
         lost = [decode_row_key(key) for key in sorted(expected - found)]
         left = [decode_row_key(key) for key in sorted(found - expected)]

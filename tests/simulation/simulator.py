@@ -99,7 +99,7 @@ class Simulation:
         self.watchdog = Watchdog(cluster, self.history)
         self.clients: list[KvClient | Lessee | Locker | Watcher] = []
         self.stage = "start"
-        self._rows: list[bytes] = []
+        self._rest = checkers.Rest(0, -1, [])
 
     # -- sim_cluster.Observer
 
@@ -288,7 +288,9 @@ class Simulation:
                     raise Violation(
                         f"states: table {table} of {first.name} and {other.name} differ: {odd[:4]}"
                     )
-        self._rows = [key for key, _ in first.server.backend.rows("key")]  # type: ignore[attr-defined]
+        store = first.server.store
+        rows = [key for key, _ in first.server.backend.rows("key")]  # type: ignore[attr-defined]
+        self._rest = checkers.Rest(store.current_rev, store.compact_rev, rows)
 
     async def _stop_all(self) -> None:
         self.stage = "stop"
@@ -321,7 +323,7 @@ class Simulation:
         logs = [log for each in self.clients if isinstance(each, Watcher) for log in each.logs]
         checkers.check_watches(story, logs, story.model.revision)
         checkers.check_leases(story)
-        checkers.check_rows(story, self._rows)
+        checkers.check_rows(story, self._rest)
 
 
 def _state(member: SimMember) -> tuple[object, ...]:

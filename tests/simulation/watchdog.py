@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mvcc.store import Store
 from node.apply.requests import AlarmType
 from tests.simulation.history import History, Violation, check_membership
 from tests.simulation.sim_cluster import SimCluster, SimMember
@@ -19,6 +20,7 @@ class Watchdog:
         self._cluster = cluster
         self._history = history
         self._seen: dict[tuple[str, int, str], int] = {}
+        self._finished: dict[str, tuple[Store, int]] = {}
 
     async def run(self) -> None:
         """Until cancelled. A Violation ends the run."""
@@ -43,9 +45,16 @@ class Watchdog:
             ("applied index", server.applied_index),
             ("revision", store.current_rev),
             ("compacted revision", store.compact_rev),
-            ("finished compacted revision", store.finished_compact_rev),
         ):
             self._grows((member.name, member.lives, what), value, self._seen)
+        # An installed snapshot may be of a member that is not as far with its compaction.
+        known, finished = self._finished.get(member.name, (store, -1))
+        if known is store and store.finished_compact_rev < finished:
+            raise Violation(
+                f"finished compacted revision of {member.name} fell from {finished}"
+                f" to {store.finished_compact_rev}"
+            )
+        self._finished[member.name] = store, store.finished_compact_rev
         if store.compact_rev < store.finished_compact_rev:
             raise Violation(f"{member.name}: finished a compaction that it has not scheduled")
         unfinished = store.compact_rev > store.finished_compact_rev
