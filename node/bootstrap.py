@@ -28,7 +28,7 @@ from node.sole_survivor import go_on_alone
 from node.waiting import answer_of
 from raft.core.types import ConfState, HardState, Snapshot
 from raft.disk import Disk
-from raft.snapshotter import Snapshotter
+from raft.snapshotter import SnapshotFile, Snapshotter
 from raft.wal import Wal, WalState
 
 log = logging.getLogger("esker.bootstrap")
@@ -205,7 +205,12 @@ async def _reopen(config: NodeConfig, opener: Opener, directories: Directories) 
         )
     backend = opener.backend(directories.backend)
     snapshotter = opener.snapshotter(directories)
-    await _adopt_snapshot(state, directories, backend, snapshotter)
+    try:
+        await _adopt_snapshot(state, directories, backend, snapshotter)
+    except BootstrapError:
+        wal.close()
+        backend.close()
+        raise
     members = Members(backend)
     members.restore()
     if members.cluster_id not in (0, identity.cluster_id):
@@ -248,17 +253,39 @@ def faults_in_file(path: str, snapshot: Snapshot) -> list[str]:
 async def _adopt_snapshot(
     state: WalState, directories: Directories, backend: LmdbBackend, snapshotter: Snapshotter
 ) -> None:
-    """Finish an installation that a crash cut short between the log's mark and the database."""
+    """Finish an installation that a crash cut short between the log's mark and the database, and
+    remove what else was received. BootstrapError; then nothing has changed.
+    """
     index = backend.applied()[0]
     wanted = state.snapshot.index
-    if index >= wanted:
-        return
-    path = snapshotter.path_of(wanted)
-    if not any(file.index == wanted for file in snapshotter.files()):
+    if index < wanted:
+        file = _received(wanted, index, directories, snapshotter)
+        await answer_of(lambda done: backend.install(file.path, done))
+        log.info("adopted the snapshot of an earlier life", extra={"index": wanted})
+    newest = snapshotter.newest()
+    if newest is not None:
+        # The log has no mark of what is left, so the same state may be received again; a file that
+        # was damaged meanwhile must not be installed in its place.
+        snapshotter.purge(newest.index)
+
+
+def _received(
+    wanted: int, index: int, directories: Directories, snapshotter: Snapshotter
+) -> SnapshotFile:
+    """The snapshot of index `wanted` for the database at `index`; BootstrapError."""
+    files = snapshotter.files_of(wanted)
+    if not files:
         raise BootstrapError(
             f"the log begins after the snapshot of index {wanted}, but the database in"
-            f" {directories.backend} is at index {index}, and {path} is not there: the database is"
-            " older than its log. Remove the member, empty its data directory, and add it again"
+            f" {directories.backend} is at index {index}, and {directories.snap} does not hold that"
+            " snapshot: the database is older than its log. Remove the member, empty its data"
+            " directory, and add it again (`eskerctl member replace`)"
         )
-    await answer_of(lambda done: backend.install(path, done))
-    log.info("adopted the snapshot of an earlier life", extra={"index": wanted})
+    for file in files:
+        if snapshotter.intact(file):
+            return file
+    raise BootstrapError(
+        f"the log begins after the snapshot of index {wanted}, which is damaged: the bytes of"
+        f" {files[0].path} are not those that were received. Remove the member, empty its data"
+        " directory, and add it again (`eskerctl member replace`)"
+    )

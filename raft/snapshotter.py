@@ -1,19 +1,26 @@
 """Received snapshots: whole state files from a leader, on their way into the backend.
 
     member/snap/
-        00000000000003e8.snap.db            the state after entry 1000, complete and durable
+        00000000000003e8-8587d865.snap.db   the state after entry 1000, complete and durable; CRC-32
         00000000000007d0-3.snap.tmp         being received: index 2000, term 3
 
 A file appears under its final name only when it is whole, durable, and no fault was found in it:
 raft then builds on it, and a start would fail on it for ever. Whether its bytes are the sender's is
 checked by who receives them, before `finish`. Whatever else is found on start is a
 reception that the last process did not finish.
+
+A database has no checksums of its own, so the name carries one of the bytes that were written. A
+start adopts a file only if it is `intact`, and removes all others: whatever a running process finds
+here was found sound by itself, so that it installs without reading all of it once more. The same
+state, sent again by another leader, may be other bytes, and then it is a second file. The first is
+not removed for it, since it may be in the middle of its installation; both are when that is over.
 """
 
 from __future__ import annotations
 
 import re
 import time
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +28,10 @@ from raft.core.errors import RaftError
 from raft.core.types import Snapshot
 from raft.disk import Disk, DiskFile
 
-_NAME = re.compile(r"([0-9a-f]{16})\.snap\.db")
+PIECE_BYTES = 256 << 10
+"""What `intact` reads at a time: as much as a sender's chunk."""
+
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8})\.snap\.db")
 _TEMPORARY = ".snap.tmp"
 
 
@@ -38,9 +48,10 @@ class ReceptionEnded(RaftError):
 
 
 class SnapshotFile(NamedTuple):
-    """A complete snapshot: the state after `index`."""
+    """A complete snapshot: the state after `index`, in bytes of this CRC-32 when it was written."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index()
+    crc: int
     path: str
 
 
@@ -93,12 +104,26 @@ class Snapshotter:
         return writer
 
     def path(self, snapshot: Snapshot) -> str:
-        """Where the file of `snapshot` is, or would be."""
-        return self.path_of(snapshot.index)
+        """Where a file of `snapshot` is, which this process has received."""
+        files = self.files_of(snapshot.index)
+        assert files, f"the snapshot of index {snapshot.index} is not in {self._path}"
+        return files[0].path
 
-    def path_of(self, index: int) -> str:
-        """Where the snapshot of the state after `index` is, or would be."""
-        return f"{self._path}/{index:016x}.snap.db"
+    def files_of(self, index: int) -> list[SnapshotFile]:
+        """The complete snapshots of the state after `index`: one, but for other bytes of it."""
+        return [file for file in self.files() if file.index == index]
+
+    def intact(self, file: SnapshotFile) -> bool:
+        """Whether its bytes are still those that were written; reads all of them, by the piece."""
+        opened = self._disk.open(file.path)
+        try:
+            crc = offset = 0
+            while piece := opened.read_at(offset, PIECE_BYTES):
+                crc = zlib.crc32(piece, crc)
+                offset += len(piece)
+        finally:
+            opened.close()
+        return crc == file.crc
 
     def files(self) -> list[SnapshotFile]:
         """The complete snapshots, ascending by index."""
@@ -106,7 +131,8 @@ class Snapshotter:
         for name in self._disk.list(self._path):
             match = _NAME.fullmatch(name)
             if match is not None:
-                found.append(SnapshotFile(int(match[1], 16), f"{self._path}/{name}"))
+                index, crc = (int(number, 16) for number in match.groups())
+                found.append(SnapshotFile(index, crc, f"{self._path}/{name}"))
         return found
 
     def newest(self) -> SnapshotFile | None:
@@ -122,8 +148,8 @@ class Snapshotter:
         if dead:
             self._disk.sync_dir(self._path)
 
-    def _publish(self, temporary: str, target: str) -> None:
-        self._disk.rename(temporary, target)
+    def _publish(self, temporary: str, snapshot: Snapshot, crc: int) -> None:
+        self._disk.rename(temporary, f"{self._path}/{snapshot.index:016x}-{crc:08x}.snap.db")
         self._disk.sync_dir(self._path)
         self._forget(temporary)
 
@@ -142,11 +168,11 @@ class SnapshotWriter:
         self._disk = disk
         self._temporary = temporary
         self._snapshot = snapshot
-        self._target = owner.path(snapshot)
         self._file: DiskFile | None = disk.open(temporary, create=True)
         self._begun = time.monotonic()
         self.received = 0
         """Bytes written."""
+        self._crc = 0
 
     def write(self, chunk: bytes) -> None:
         """Appends; OSError ends the reception."""
@@ -157,6 +183,7 @@ class SnapshotWriter:
             self.abort()
             raise
         self.received += len(chunk)
+        self._crc = zlib.crc32(chunk, self._crc)
 
     def finish(self) -> None:
         """The bytes are whole: makes them durable under their final name; OSError and
@@ -171,7 +198,7 @@ class SnapshotWriter:
             if faults:
                 self.abort()
                 raise DamagedSnapshot(f"a damaged snapshot: {'; '.join(faults[:3])}")
-            self._owner._publish(self._temporary, self._target)
+            self._owner._publish(self._temporary, self._snapshot, self._crc)
         except OSError:
             self.abort()
             raise
@@ -191,5 +218,5 @@ class SnapshotWriter:
 
     def _open_file(self) -> DiskFile:
         if self._file is None:
-            raise ReceptionEnded(self._target)
+            raise ReceptionEnded(self._temporary)
         return self._file

@@ -73,7 +73,7 @@ class Snapshots(Protocol):
         """RaftError or OSError when there is no room."""
 
     def path(self, snapshot: Snapshot) -> str:
-        """Of the complete file."""
+        """Of a complete file that this process has received."""
 
     def purge(self, index: int) -> None:
         """Remove the complete files up to `index`. Blocking."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from random import Random
 
 import pytest
 
 from raft.core.types import Snapshot
-from raft.snapshotter import NoRoom, ReceptionEnded, Snapshotter
+from raft.snapshotter import PIECE_BYTES, NoRoom, ReceptionEnded, Snapshotter
 from tests.faulty_disk import FaultyDisk, PowerCut
 
 PATH = "/member/snap"
@@ -35,7 +36,7 @@ def test_a_finished_reception_survives_a_power_cut(disk: FaultyDisk) -> None:
     receive(snapshotter, TEN, b"ab", b"", b"cde")
     disk.crash()
     newest = Snapshotter(disk, PATH).newest()
-    assert newest == (10, f"{PATH}/000000000000000a.snap.db")
+    assert newest == (10, 0x8587D865, f"{PATH}/000000000000000a-8587d865.snap.db")
     assert newest.path == snapshotter.path(TEN)
     assert disk.read(newest.path) == b"abcde"
 
@@ -65,6 +66,55 @@ def test_power_cut_at_any_operation_leaves_the_whole_file_or_none(disk: FaultyDi
             fresh.crash(Random(seed))
             newest = Snapshotter(fresh, PATH).newest()
             assert newest is None or fresh.read(newest.path) == b"ab" * 600 + b"cd"
+
+
+def test_a_changed_bit_or_length_is_noticed(disk: FaultyDisk) -> None:
+    snapshotter = Snapshotter(disk, PATH)
+    data = b"0123456789abcdef" * (3 << 13)
+    receive(snapshotter, TEN, data[:100_000], data[100_000:])
+    file = snapshotter.files()[0]
+    assert snapshotter.intact(file)
+    for offset in (0, PIECE_BYTES - 1, PIECE_BYTES, len(data) - 1):
+        disk.flip(file.path, offset, 3)
+        assert not snapshotter.intact(file)
+        disk.flip(file.path, offset, 3)
+    for other in (data[:-1], data + b"0", b""):
+        disk.replace(file.path, other)
+        assert not snapshotter.intact(file)
+    disk.replace(file.path, data)
+    assert snapshotter.intact(file)
+
+
+def test_other_bytes_of_the_same_state_take_nothing_away(disk: FaultyDisk) -> None:
+    """The first file may be in the middle of its installation."""
+    snapshotter = Snapshotter(disk, PATH)
+    receive(snapshotter, TEN, b"one")
+    first = snapshotter.path(TEN)
+    receive(snapshotter, TEN, b"other")
+    receive(snapshotter, TEN, b"one")
+    assert disk.read(first) == b"one"
+    files = snapshotter.files_of(10)
+    assert sorted(disk.read(file.path) for file in files) == [b"one", b"other"]
+    assert all(snapshotter.intact(file) for file in files)
+    snapshotter.purge(10)
+    assert disk.list(PATH) == []
+
+
+def test_power_cut_in_a_second_reception_keeps_the_first() -> None:
+    for cut_at in range(6):
+        for seed in range(5):
+            fresh = FaultyDisk()
+            fresh.make_dir("/member")
+            fresh.sync_dir("/")
+            snapshotter = Snapshotter(fresh, PATH)
+            receive(snapshotter, TEN, b"one" * 600)
+            fresh.cut_at = fresh.operations + cut_at
+            with suppress(PowerCut):
+                receive(snapshotter, TEN, b"other" * 600)
+            fresh.crash(Random(seed))
+            files = Snapshotter(fresh, PATH).files_of(10)
+            assert b"one" * 600 in [fresh.read(file.path) for file in files]
+            assert all(snapshotter.intact(file) for file in files)
 
 
 def test_abort_leaves_nothing_and_may_be_repeated(disk: FaultyDisk) -> None:
