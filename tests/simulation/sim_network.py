@@ -151,7 +151,8 @@ class SimTransport:
         # A forwarded proposal that comes twice is proposed twice: streams of bytes do not do that.
         if kind != MessageType.PROPOSE and random.random() < network.faults.duplicate:
             network.journal.note("duplicated", self.name, to)
-            self._on_the_way(due + network.latency(self._member, to), to, data)
+            late = network.latency(self._member, to) * random.choice((1, 1, 10, 100))
+            self._on_the_way(due + late, to, data)
 
     def _on_the_way(self, due: float, to: int, data: bytes) -> None:
         self._loop.call_at(due, self._arrive, to, data, context=self._network.context)
