@@ -8,9 +8,13 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import lmdb
+
 from mvcc.backend import META, TABLES
+from mvcc.errors import BackendFailed
 from mvcc.hash_kv import HashKV
 from mvcc.lmdb_view import Copy, View
 from node.apply import errors
@@ -44,10 +48,11 @@ class Maintenance:
         self._copies: list[Copy] = []
 
     async def defragment(self) -> None:
-        """Copy the live pages to a new file and swap it in; requests go on meanwhile."""
+        """Copy the live pages to a new file and swap it in; requests go on meanwhile. NoCopy."""
         backend = self._server.backend
         before = backend.size().size
-        await answer_of(backend.defragment)
+        with _no_copy():
+            await answer_of(backend.defragment)
         log.info("defragmented", extra={"before": before, "after": backend.size().size})
 
     async def hash_kv(self, revision: int) -> HashKV:
@@ -95,7 +100,7 @@ class Maintenance:
 
     async def open_copy(self) -> Copy:
         """A compacted copy of the database as of now, for a stream to a client, who closes it.
-        TooManyRequests while COPIES_MAX are there.
+        TooManyRequests while COPIES_MAX are there; NoCopy.
         """
         backend = self._server.backend
         await end_of(backend.force_commit)
@@ -106,7 +111,8 @@ class Maintenance:
         copying = self._loop.run_in_executor(None, backend.open_copy)
         copying.add_done_callback(self._copied)
         try:
-            return await asyncio.shield(copying)
+            with _no_copy():
+                return await asyncio.shield(copying)
         except asyncio.CancelledError:
             # The client has left, but the pool's thread goes on: nobody else would remove the file.
             copying.add_done_callback(_close_unwanted)
@@ -132,6 +138,16 @@ class Maintenance:
             if self._loop.time() > deadline:
                 raise errors.TransferTimedOut()
             await asyncio.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _no_copy() -> Iterator[None]:
+    """Whoever asked for a copy hears what the disk said."""
+    try:
+        yield
+    except (OSError, lmdb.Error, BackendFailed) as error:
+        log.warning("no copy of the database", extra={"why": str(error)})
+        raise errors.NoCopy(str(error)) from error
 
 
 def _close_unwanted(copying: asyncio.Future[Copy]) -> None:

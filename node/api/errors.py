@@ -247,6 +247,8 @@ _TABLE: dict[type[BaseException], Refusal | int] = {
     apply_errors.TransferTimedOut: Refusal(
         UNKNOWN, "etcdserver: request timed out, leader transfer took too long"
     ),
+    # etcd passes on what its disk said, and knows no code for it.
+    apply_errors.NoCopy: UNKNOWN,
     apply_errors.RequestTimedOut: Refusal(UNAVAILABLE, "etcdserver: request timed out"),
     apply_errors.LeaderFailed: Refusal(
         UNAVAILABLE, "etcdserver: request timed out, possibly due to previous leader failure"

@@ -232,6 +232,12 @@ class TransferTimedOut(NotNow):
     pass
 
 
+class NoCopy(NotNow):
+    """A copy of the database could not be made, most often for want of disk; the database is as it
+    was. The text says why.
+    """
+
+
 class VerifyOnly(NotNow):
     """This member has no key to sign tokens with: another one does."""
 

@@ -162,7 +162,7 @@ def test_every_error_of_apply_has_an_answer(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_only_these_have_no_line_of_their_own() -> None:
-    """Roots and families; two whose text is their own; and what must never reach a client."""
+    """Roots and families; some whose text is their own; and what must never reach a client."""
     known = [*vars(apply_errors).values(), *vars(mvcc_errors).values()]
     without = {
         cls.__name__
@@ -173,7 +173,7 @@ def test_only_these_have_no_line_of_their_own() -> None:
     }
     roots = {"ApplyError", "RequestError", "NotNow", "OutcomeUnknown", "MvccError"}
     never = {"CorruptionError", "BackendFailed", "SnapshotExpired"}
-    assert without == roots | never | {"InvalidArgument", "ClaimFailed"}
+    assert without == roots | never | {"InvalidArgument", "ClaimFailed", "NoCopy"}
     etcd = {type(row[0]) for row in ETCD}
     lines = {cls for cls, line in errors._TABLE.items() if isinstance(line, errors.Refusal)}
     assert lines - etcd == set(), "each line stands in the table above, too"

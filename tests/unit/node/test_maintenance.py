@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,8 @@ from mvcc.backend import META
 from mvcc.errors import BackendFailed
 from mvcc.lmdb_backend import LmdbBackend
 from mvcc.lmdb_view import VIEWS_MAX
+from node.api.errors import UNKNOWN, refusal
+from node.apply.errors import NoCopy
 from node.maintenance import Maintenance
 
 
@@ -91,6 +94,25 @@ async def test_copy_of_a_client_that_left_is_removed(bench: Bench) -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
     await asyncio.sleep(0)
     assert list(bench.path.glob("*.tmp")) == []
+
+
+async def test_who_wants_a_copy_hears_what_the_disk_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write(1)
+    bench.may_copy.set()
+    full = OSError(errno.ENOSPC, "No space left on device", str(bench.path))
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr("mvcc.lmdb_writer.copy_compact", refuse)
+    with pytest.raises(NoCopy, match="No space left on device"):
+        await bench.maintenance.defragment()
+    monkeypatch.setattr(bench.backend, "open_copy", refuse)
+    with pytest.raises(NoCopy, match="No space left on device"):
+        await bench.maintenance.open_copy()
+    assert refusal(NoCopy("why")) == (UNKNOWN, "etcdserver: why")
 
 
 class Store:
