@@ -57,6 +57,10 @@ _REAL_SECONDS = 30
 """Of the processor, for one of many seeds: more is a loop without an end."""
 
 
+class NoEnd(KeyboardInterrupt):
+    """Nothing on its way up takes it for an error of its own and goes on."""
+
+
 @dataclass
 class Report:
     """What became of one seed; `problem` is empty when all invariants held."""
@@ -352,7 +356,7 @@ def run(seed: int, seconds: float = SECONDS, tell: Callable[[str], None] | None 
         simulation.run()
     except Violation as violation:
         report.problem = f"{simulation.stage}: {violation}"
-    except Exception as error:
+    except (Exception, NoEnd) as error:
         report.problem = f"{simulation.stage}: {error!r}"
         report.detail = traceback.format_exc()
     journal = simulation.journal
@@ -379,7 +383,7 @@ def _one(job: tuple[int, float]) -> Report:
     logging.disable(logging.CRITICAL)
 
     def give_up(_signal: int, _frame: object) -> None:
-        raise TimeoutError(f"no end after {_REAL_SECONDS} CPU seconds")
+        raise NoEnd(f"no end after {_REAL_SECONDS} CPU seconds")
 
     signal.signal(signal.SIGPROF, give_up)
     signal.setitimer(signal.ITIMER_PROF, _REAL_SECONDS)
