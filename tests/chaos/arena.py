@@ -26,6 +26,7 @@ HEALTHY_SECONDS = 60.0
 class Arena:
     """The cluster and its network. `told()` is the revision up to which all watchers have heard:
     nobody may compact beyond it. `small_disk` is where the first member's data are, if anywhere.
+    `due` are the fatal lines of members that had to end.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Arena:
         self.told: Callable[[], int] = lambda: 0
         self.root = root
         self.clock_file = root / "clock"
+        self.due: set[str] = set()
         urls = {each.name: self.links.add(each.name, each.peer_url) for each in self.cluster}
         initial = ",".join(f"{name}={url}" for name, url in urls.items())
         for member in self.cluster:

@@ -4,6 +4,7 @@ healed; between the two it holds. `NotHere` says why a fault cannot be had on th
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,6 +12,15 @@ from pathlib import Path
 
 from tests.chaos import disks
 from tests.chaos.arena import HEALTHY_SECONDS, Arena
+from tests.chaos.faulty_disk import (
+    FOR_EVER,
+    PLACES,
+    SYNCS,
+    WRITES,
+    FaultyDisk,
+    NoLibrary,
+    last_words,
+)
 from tests.cluster.client import NO_ANSWER, ApiError
 from tests.cluster.harness import Member, Overdue, wait_until
 
@@ -228,6 +238,68 @@ def full_disk(arena: Arena) -> Iterator[str]:
         _restart(member)
     yield f"{member.name}, {shutil.disk_usage(arena.small_disk).free} bytes left"
     ballast.unlink()
+
+
+def _faulty_disk(arena: Arena, member: Member) -> FaultyDisk:
+    """The disk of a member that is started again on it, and well so far."""
+    try:
+        disk = FaultyDisk(arena.root, member)
+    except NoLibrary as error:
+        raise NotHere(str(error)) from error
+    member.kill()
+    member.start(environment=disk.environment)
+    with suppress(Overdue):
+        member.wait_healthy(20)
+    return disk
+
+
+def _failing(arena: Arena, calls: int, errors: tuple[int, ...]) -> Iterator[str]:
+    """One call fails and the next would succeed, or all do: either way the member has to end, for
+    nobody can tell what is on the disk.
+    """
+    member, place, error = arena.anybody(), arena.chance.choice(PLACES), arena.chance.choice(errors)
+    passes = arena.chance.choice((0, 1, 5, 70))
+    times = arena.chance.choice((1, FOR_EVER))
+    disk = _faulty_disk(arena, member)
+    before = len(member.log())
+    where = member.data_dir / "member" / place
+    disk.fail(calls, where, error, passes=passes, times=times)
+    try:
+        code = member.wait_exit(DIE_SECONDS)
+    except Overdue as overdue:
+        assert not disk.met, f"{member.name} goes on although its disk failed"
+        _restart(member)
+        raise NotHere(f"{member.name} did not write to {place}") from overdue
+    assert code == 1, f"{member.name} ended with {code}: {member.log()[-2000:]}"
+    arena.due |= set(last_words(member.log()[before:], where, error))
+    assert not disk.retried, f"{member.name} went on with a file whose sync had failed"
+    disk.mend()
+    yield f"{member.name}, {place}: {errno.errorcode[error]} after {passes} that went well"
+    member.start()
+
+
+@fault
+def failing_sync(arena: Arena) -> Iterator[str]:
+    """What it was to bring to the disk is lost."""
+    yield from _failing(arena, SYNCS, (errno.EIO,))
+
+
+@fault
+def failing_write(arena: Arena) -> Iterator[str]:
+    """The first half of it is there."""
+    yield from _failing(arena, WRITES, (errno.EIO, errno.ENOSPC))
+
+
+@fault
+def delayed_disk(arena: Arena) -> Iterator[str]:
+    """Every sync takes its time, of the log and of the store; the member stays."""
+    member = arena.anybody()
+    disk = _faulty_disk(arena, member)
+    disk.delay(SYNCS, member.data_dir, 50, 500)
+    yield f"{member.name}: 50 to 500 ms per sync"
+    disk.mend()
+    assert member.running, f"{member.name} ended by itself: {member.log()[-2000:]}"
+    assert disk.met, f"{member.name} synced nothing"
 
 
 @fault

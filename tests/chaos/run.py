@@ -83,7 +83,7 @@ def run(settings: Settings, root: Path) -> tuple[Report, History]:
         arena.close()
     report.findings = judge(history)
     for member in arena.cluster:
-        for line in complaints(member.log()):
+        for line in complaints(member.log(), arena.due):
             report.findings.add("crash", f"{member.name}: {line}")
     return report, history
 
@@ -92,13 +92,13 @@ FULL = ("No space left", "mdb_txn_commit: Input/output error")
 """The last words on a full disk; the second are LMDB's for a write that was cut short."""
 
 
-def complaints(log: str) -> list[str]:
-    """What members say that end for a reason of their own; a full disk is one of ours."""
+def complaints(log: str, due: Collection[str] = ()) -> list[str]:
+    """What members say that end for a reason of their own; a full disk and `due` are ours."""
     return [
         line
         for line in log.splitlines()
         if "level=fatal" in line or line.startswith("Traceback")
-        if not any(words in line for words in FULL)
+        if line not in due and not any(words in line for words in FULL)
     ]
 
 
