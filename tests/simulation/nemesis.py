@@ -51,6 +51,7 @@ class Nemesis:
         self._hurt: dict[str, str] = {}
         self._broken: dict[str, None] = {}
         self._retired: dict[str, None] = {}
+        self._to_be_removed: dict[str, None] = {}
         self._asked_to_stop: dict[str, None] = {}
         self._made = options.members
         self._churn_at = 0.0
@@ -282,6 +283,8 @@ class Nemesis:
         member = self._some(followers)
         if self._broken or member is None or len(voters) < 3 or len(followers) < len(voters) - 1:
             return False
+        if any(name in self.cluster.members for name in self._to_be_removed):
+            return False  # One may go yet, and with it the majority.
         self._broken[member.name] = None
         member.crash(power=self.random.random() < 0.5)
         await asyncio.sleep(0.01)
@@ -376,6 +379,7 @@ class Nemesis:
         member, victim = self._some(), self.cluster.members[name]
         if member is None or not victim.number:
             return False
+        self._to_be_removed[name] = None
         result = await self._at(
             member, "remove", lambda server: server.membership.remove(victim.number)
         )

@@ -26,6 +26,8 @@ from raft.disk import Disk
 IDLE_SECONDS = 1.0
 """Without a commit for so long, what was committed is synced."""
 
+DEFRAG_SECONDS_MAX = 5.0
+
 Rows = dict[tuple[str, bytes], bytes | None]
 """New contents of rows; None: removed."""
 
@@ -249,7 +251,7 @@ class SimBackend(MemoryBackend):
             self._bytes_max = self._bytes
             done(None)
 
-        self._loop.call_later(10 * self._seconds(), finished)
+        self._loop.call_later(min(10 * self._seconds(), DEFRAG_SECONDS_MAX), finished)
 
     def install(self, path: str, done: Callable[[Exception | None], None]) -> None:
         if self._rebuilding:

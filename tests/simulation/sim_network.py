@@ -315,5 +315,6 @@ class SimTransport:
             return
         if isinstance(result, CallFailed):
             answer.set_exception(result)
+            answer.exception()  # Who asked may have died meanwhile.
         else:
             answer.set_result(result)
