@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mvcc.errors import Compacted
@@ -63,13 +63,23 @@ class Claims:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._waits: set[asyncio.Timeout] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """The member stops: whoever waits, or would have to, hears StoppedWaiting. Their claims are
+        withdrawn as if they had left, which takes raft some turns more.
+        """
+        self._stopping = True
+        for wait in self._waits:
+            wait.reschedule(0.0)
 
     # -- locks
 
     async def lock(self, name: bytes, lease: int, asker: Asker) -> Claim:
         """Wait until `name` is ours. The claim is withdrawn when the caller is cancelled.
 
-        ClaimFailed when the lease ends first.
+        ClaimFailed when the lease ends first; StoppedWaiting when the member stops.
         """
         turn = await self._claim(name, lease, b"", asker)
         if turn.first:
@@ -140,7 +150,9 @@ class Claims:
         """
         notices = self._server.watches.notices(WatchOptions(leader.key, start_rev=revision + 1))
         with suppress(Compacted):
-            async for notice in notices:
+            while True:
+                async with self._until_stopped():
+                    notice = await anext(notices)
                 self._server.auth.check_range(asker, leader.key, b"")
                 for event in notice.events:
                     if event.type == EventType.DELETE:
@@ -251,8 +263,23 @@ class Claims:
 
     async def _news(self, *watchers: WatchOptions) -> None:
         """Until something happens to what is watched, or history there is gone: look again."""
-        with suppress(Compacted):
-            await self._server.watches.first(*watchers)
+        async with self._until_stopped():
+            with suppress(Compacted):
+                await self._server.watches.first(*watchers)
+
+    @asynccontextmanager
+    async def _until_stopped(self) -> AsyncIterator[None]:
+        """What waits in here hears StoppedWaiting once the member stops."""
+        try:
+            # Without a limit: `stop` sets it, and a client that leaves meanwhile stays cancelled.
+            async with asyncio.timeout(0.0 if self._stopping else None) as wait:
+                self._waits.add(wait)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            raise errors.StoppedWaiting from None
 
 
 class _Turn(NamedTuple):

@@ -110,6 +110,8 @@ class Member:
                 await self._stop.wait()
                 if self._failure is None:
                     await self._hand_over()
+                    # Not before: during a transfer a leader would drop what withdraws the claims.
+                    self.server.claims.stop()
                     await self.face.stop()
                 for task in running:
                     task.cancel()

@@ -245,7 +245,7 @@ def test_a_second_campaign_with_the_same_lease_proclaims(cluster: Cluster) -> No
 
 
 @pytest.mark.parametrize("leads", [True, False])
-def test_whoever_waits_on_a_member_that_stops_leaves_the_queue(
+def test_whoever_waits_on_a_member_that_stops_is_told_and_leaves_the_queue(
     cluster: Cluster, leads: bool
 ) -> None:
     leader = cluster.wait_leader()
@@ -253,14 +253,17 @@ def test_whoever_waits_on_a_member_that_stops_leaves_the_queue(
     stays = next(member for member in cluster if member not in (leader, stopping))
     first, second, third = (grant(stays) for _ in range(3))
     lock(stays, first).wait()
-    gone = [lock(stopping, second), Asked(stopping, "lock/lock", name=b64(MUTEX))]
-    wait_until("both wait", lambda: len(queue(stays)) == 3)
+    gone = [
+        lock(stopping, second),
+        *(Asked(stopping, path, name=b64(MUTEX)) for path in ("lock/lock", "election/campaign")),
+    ]
+    wait_until("all wait", lambda: len(queue(stays)) == 4)
     next_one = lock(stays, third)
-    wait_until("the next one waits", lambda: len(queue(stays)) == 4)
+    wait_until("the next one waits", lambda: len(queue(stays)) == 5)
     watching = Asked(stopping, "election/observe", name=b64(b"nobody"))
     assert stopping.stop() == 0
     for asked in (*gone, watching):
-        assert asked.wait() == {}
+        assert "etcdserver: server stopped" in str(asked.wait())
     cluster.wait_leader()
     wait_for_queue(stays, [first, third])
     stays.client.call("lock/unlock", {"key": b64(key_of(first))})

@@ -11,6 +11,7 @@ from node.apply.errors import (
     ClaimFailed,
     KeyNotProvided,
     PermissionDenied,
+    StoppedWaiting,
     UserEmpty,
 )
 from node.apply.requests import (
@@ -109,6 +110,84 @@ async def test_a_claim_without_a_key_is_refused_before_the_log() -> None:
         with pytest.raises(KeyNotProvided):
             await asked
     assert member.driver.commit_index == before
+
+
+# -- a member that stops
+
+
+@pytest.mark.parametrize("lease", [8, 0])
+@pytest.mark.parametrize("after", range(TURNS + 6))
+async def test_who_waits_when_the_member_stops_is_told_and_in_nobodys_way(
+    after: int, lease: int
+) -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    first = await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", lease, None))
+    await turns(after)
+    claims.stop()
+    with pytest.raises(StoppedWaiting):
+        await asyncio.wait_for(waiting, 1)
+    await turns(TURNS)
+    assert member.driver.failed == []
+    assert [kv.key for kv in member.server.store.range(b"m/", b"m0").kvs] == [first.key]
+    assert member.server.lessor.leases() == [7, 8]
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+async def test_a_client_that_leaves_while_the_member_stops(told_first: bool) -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
+    await turns(TURNS)
+    for end in (claims.stop, waiting.cancel)[:: 1 if told_first else -1]:
+        end()
+    await turns(TURNS)
+    assert waiting.cancelled()
+    assert len(member.server.store.range(b"m/", b"m0").kvs) == 1
+
+
+@pytest.mark.parametrize("led", [True, False])
+async def test_an_observer_hears_that_the_member_stops(led: bool) -> None:
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7))
+    heard = claims.observe(b"m", None)
+    if led:
+        await claims.campaign(b"m", 7, b"one", None)
+        await anext(heard)
+    following = asyncio.create_task(anext(heard))
+    await turns(TURNS)
+    claims.stop()
+    with pytest.raises(StoppedWaiting):
+        await asyncio.wait_for(following, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/lock/lock", {}),
+        ("/election/campaign", {}),
+        ("/election/observe", {}),
+        ("/lock/lock", {"Origin": "http://elsewhere"}),
+    ],
+)
+async def test_a_face_that_stops_answers_who_waits(path: str, headers: dict[str, str]) -> None:
+    member = LoneMember()
+    await member.start()
+    if path != "/election/observe":
+        await member.server.claims.lock(b"m", 0, None)
+    asked = asyncio.create_task(member.ask(path, {"name": "bQ=="}, **headers))
+    while not member.server.watches.store.status().streams:  # noqa: ASYNC110 (nothing tells it)
+        await asyncio.sleep(0)
+    member.server.claims.stop()
+    await member.face.stop(grace=3600)
+    status, told = await asked
+    assert status == 500
+    assert "etcdserver: server stopped" in str(told)
 
 
 # -- users and roles that change while somebody waits
