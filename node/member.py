@@ -46,6 +46,7 @@ _SWEEP_SECONDS = 0.05
 _PUBLISH_RETRY_SECONDS = 0.05
 _PUBLISH_WAIT_SECONDS = 5.0
 _TRANSFER_SECONDS = 2.0
+_DEPARTURE_POLL_SECONDS = 0.01
 _MAP_SPARE_BYTES = 8 << 30
 
 
@@ -376,8 +377,17 @@ class Member:
     # -- stop
 
     async def _hand_over(self) -> None:
-        """A leader passes its office on, so that nobody waits for an election."""
-        server = self.server
+        """A leader passes its office on, so that nobody waits for an election. One that was removed
+        leaves it as soon as the others know that it was: asked to campaign sooner, they would need
+        its vote, and it may be gone by then.
+        """
+        server, loop = self.server, asyncio.get_running_loop()
+        deadline = loop.time() + _TRANSFER_SECONDS
+        while server.is_leader and server.members.is_removed(server.member_id):
+            if loop.time() > deadline:
+                log.warning("stopping as leader: the others do not answer")
+                return
+            await asyncio.sleep(_DEPARTURE_POLL_SECONDS)
         if not server.is_leader:
             return
         target = self.driver.successor()

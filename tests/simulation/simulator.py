@@ -248,8 +248,8 @@ class Simulation:
         prover = KvClient(self.cluster, self.history, self.random, "prover", self.options)
         prover.timeout = 8.0
         for member in list(self.cluster.members.values()):
-            if member.server.is_learner or member.name not in self.cluster.members:
-                continue
+            if not member.serving or member.server.is_learner:
+                continue  # Removed or begun since.
             for ask in (prover._put, prover._get):
                 for _ in range(10):
                     result = await ask(member)

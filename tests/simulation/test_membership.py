@@ -1,10 +1,14 @@
-"""A member that was away while others came, and is led by one of them when it is back."""
+"""Members that come and go: one that was away while others came, and is led by one of them when it
+is back; and a leader that is removed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import Random
+
+import pytest
 
 from node.server import Server
 from tests.simulation.journal import Journal
@@ -69,11 +73,32 @@ async def story(cluster: SimCluster) -> None:
     await asyncio.sleep(0)
 
 
-def test_a_leader_that_came_meanwhile_is_met() -> None:
+async def farewell(cluster: SimCluster) -> None:
+    """It is gone for good as soon as it leads no more."""
+    cluster.found(2, SETTINGS)
+    for each in cluster.members.values():
+        each.start()
+    await until(lambda: cluster.leader and all(m.listening for m in cluster.members.values()))
+    leader = cluster.leader
+    assert leader is not None
+    (other,) = (each for each in cluster.members.values() if each is not leader)
+    other.slowness = 20.0
+    leader.spawn(lambda: leader.server.membership.remove(leader.number), lambda _: None)
+    while leader.alive and leader.server.is_leader:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.0001)
+    leader.crash(power=True)
+    await until(lambda: other.server.is_leader)
+    assert [each.ID for each in other.server.members.list()] == [other.number]
+    other.crash(power=False)
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("tell", [story, farewell])
+def test_it_ends_well(tell: Callable[[SimCluster], Coroutine[None, None, None]]) -> None:
     loop = SimLoop()
     cluster = SimCluster(loop, Random(1), Journal(loop.time), Nobody())
     try:
-        loop.run_until_complete(story(cluster))
+        loop.run_until_complete(tell(cluster))
     finally:
         loop.close()
     assert not loop.errors
