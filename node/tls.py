@@ -77,10 +77,17 @@ class Tls:
         return common_name(certificate_of(transport))
 
     async def listen(
-        self, factory: Callable[[], asyncio.Protocol], host: str | None, port: int
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        host: str | None,
+        port: int,
+        *,
+        full: Callable[[], bool] = lambda: False,
     ) -> TlsPort:
-        """A listener whose connections come to `factory` after their handshake. OSError."""
-        return await listen_tls(self, factory, host, port)
+        """A listener whose connections come to `factory` after their handshake, see `listen_tls`.
+        OSError.
+        """
+        return await listen_tls(self, factory, host, port, full=full)
 
     def _setting(self, name: str) -> str:
         value: str = getattr(self._config, self._attribute + name)

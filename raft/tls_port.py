@@ -59,9 +59,17 @@ def certificate_of(transport: asyncio.BaseTransport) -> Certificate:
 
 
 async def listen_tls(
-    tls: Tls, factory: Callable[[], asyncio.Protocol], host: str | None, port: int
+    tls: Tls,
+    factory: Callable[[], asyncio.Protocol],
+    host: str | None,
+    port: int,
+    *,
+    full: Callable[[], bool] = lambda: False,
 ) -> TlsPort:
-    """Listen on every address of `host`. OSError."""
+    """Listen on every address of `host`. OSError.
+
+    While `full()` there is no room for one connection more, `TlsPort.pending` among them.
+    """
     found = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -75,22 +83,32 @@ async def listen_tls(
         for listening in sockets:
             listening.close()
         raise
-    return TlsPort(tls, factory, sockets)
+    return TlsPort(tls, factory, sockets, full)
 
 
 class TlsPort:
     """To its owner like an asyncio.Server: `sockets`, `close()`."""
 
     def __init__(
-        self, tls: Tls, factory: Callable[[], asyncio.Protocol], sockets: list[socket.socket]
+        self,
+        tls: Tls,
+        factory: Callable[[], asyncio.Protocol],
+        sockets: list[socket.socket],
+        full: Callable[[], bool],
     ) -> None:
         self.sockets = sockets
         self._tls = tls
         self._factory = factory
+        self._full = full
         self._loop = asyncio.get_running_loop()
         self._pending: dict[asyncio.Task[None], None] = {}
         self._quiet_until: dict[str, float] = {}
         self._acceptors = [self._loop.create_task(self._accept(each)) for each in sockets]
+
+    @property
+    def pending(self) -> int:
+        """Connections that were accepted and not yet handed over."""
+        return len(self._pending)
 
     def close(self) -> None:
         """Accept nothing more. Connections that were handed over stay."""
@@ -109,11 +127,24 @@ class TlsPort:
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
             connection.setblocking(False)
-            if len(self._pending) >= PENDING_MAX:
-                next(iter(self._pending)).cancel()
-            task = self._loop.create_task(self._receive(connection, str(address[0])))
-            self._pending[task] = None
-            task.add_done_callback(self._received)
+            if self._has_room():
+                task = self._loop.create_task(self._receive(connection, str(address[0])))
+                self._pending[task] = None
+                task.add_done_callback(self._received)
+            else:
+                connection.close()
+            # `sock_accept` does not suspend while connections wait: a crowd would be let in whole.
+            await asyncio.sleep(0)
+
+    def _has_room(self) -> bool:
+        """For one more, if need be in the place of the oldest."""
+        if self._full() or len(self._pending) >= PENDING_MAX:
+            if not self._pending:
+                return False
+            oldest = next(iter(self._pending))
+            del self._pending[oldest]
+            oldest.cancel()
+        return True
 
     def _received(self, task: asyncio.Task[None]) -> None:
         self._pending.pop(task, None)
@@ -134,13 +165,19 @@ class TlsPort:
             return
         if first:
             self._complain("plain", "%s speaks plainly to a port with TLS", host)
-            await self._send_away(connection)
-        connection.close()
+            try:
+                await self._send_away(connection)
+            finally:
+                connection.close()
+        else:
+            connection.close()
 
     async def _shake_hands(self, connection: socket.socket, host: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             await self._loop.connect_accepted_socket(
-                lambda: _Handshaken(self, host),
+                lambda: _Handshaken(self, host, task),
                 connection,
                 ssl=self._tls.context(),
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
@@ -159,8 +196,9 @@ class TlsPort:
                 while left > 0 and (data := await self._loop.sock_recv(connection, 1 << 16)):
                     left -= len(data)
 
-    def hand_over(self, transport: Any, host: str) -> None:
+    def hand_over(self, transport: Any, host: str, task: asyncio.Task[Any]) -> None:
         """The handshake is done: from here on the connection is the protocol's, or it ends."""
+        self._pending.pop(task, None)
         why = self._tls.refusal(certificate_of(transport))
         if why:
             self._complain("certificate", "%s is refused: %s", host, why)
@@ -180,12 +218,13 @@ class TlsPort:
 class _Handshaken(asyncio.Protocol):
     """Stands in until the handshake is done. What comes after a refusal is not read."""
 
-    def __init__(self, port: TlsPort, host: str) -> None:
+    def __init__(self, port: TlsPort, host: str, task: asyncio.Task[Any]) -> None:
         self._port = port
         self._host = host
+        self._task = task
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._port.hand_over(transport, self._host)
+        self._port.hand_over(transport, self._host, self._task)
 
 
 async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:

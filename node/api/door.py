@@ -169,9 +169,16 @@ class Lobby:
         self._date = ""
         self.set_date("")
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room; `others` counts the connections that have no door, be it that
+        they were handed over or that their handshake is under way.
+        """
+        return len(self.doors) + self.others() >= self.connections_max
+
     def enter(self, door: Door) -> bool:
-        """False when there is no room; `others` counts the connections that were handed over."""
-        if len(self.doors) + self.others() >= self.connections_max:
+        """False when there is no room."""
+        if self.full:
             return False
         self.doors.add(door)
         self.emptied.clear()

@@ -93,12 +93,13 @@ class HttpFace:
             message_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             host_allowed=self._host_allowed,
             hand_over=self._aiohttp,
-            others=lambda: len(self._aiohttp.connections),
+            others=self._others,
             connections_max=_connections_max(),
             cors="*" in self._cors,
             now=self._loop.time(),
         )
         self._listeners: list[asyncio.Server | TlsPort] = []
+        self._secure: list[TlsPort] = []
         self._sweeper: asyncio.TimerHandle | None = None
         metrics.watch_api(self.routes.methods(), self.lobby, self.health)
 
@@ -114,14 +115,11 @@ class HttpFace:
         """Listen on each URL's host and port (https ones with `tls`); the addresses really
         bound. OSError.
         """
-        factory: Callable[[], asyncio.Protocol] = (
-            self._metrics_only if metrics_only else (lambda: Door(self.lobby, self._loop))
-        )
         bound = []
         for url in urls:
             parts = urlsplit(url)
             try:
-                listener = await self._listen(factory, parts, tls)
+                listener = await self._listen(parts, tls, metrics_only=metrics_only)
             except OSError as error:
                 # The loop's own text names the address a second time.
                 reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
@@ -135,13 +133,24 @@ class HttpFace:
         return bound
 
     async def _listen(
-        self, factory: Callable[[], asyncio.Protocol], parts: SplitResult, tls: Tls | None
+        self, parts: SplitResult, tls: Tls | None, *, metrics_only: bool
     ) -> asyncio.Server | TlsPort:
+        factory: Callable[[], asyncio.Protocol] = (
+            self._metrics_only if metrics_only else (lambda: Door(self.lobby, self._loop))
+        )
         host, port = parts.hostname, parts.port or 0
-        if parts.scheme == "https" and tls is not None:
-            self.lobby.user_of = tls.user_of
+        if parts.scheme != "https" or tls is None:
+            return await self._loop.create_server(factory, host, port, backlog=1024)
+        self.lobby.user_of = tls.user_of
+        if metrics_only:
             return await tls.listen(factory, host, port)
-        return await self._loop.create_server(factory, host, port, backlog=1024)
+        secure = await tls.listen(factory, host, port, full=lambda: self.lobby.full)
+        self._secure.append(secure)
+        return secure
+
+    def _others(self) -> int:
+        """Connections of clients that have no door: aiohttp's, and those in their handshake."""
+        return len(self._aiohttp.connections) + sum(each.pending for each in self._secure)
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)

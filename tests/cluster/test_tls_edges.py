@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.slow
 
 HANDSHAKE_SECONDS = 5.0
 SLOW_CLIENTS = 60
+FILES_MAX, CONNECTIONS_MAX = 300, 150
+"""A small `ulimit -n`, and how many of these descriptors clients may take."""
 
 
 @pytest.fixture
@@ -316,3 +319,29 @@ def test_slow_handshakes_are_bounded_and_delay_nobody(single: SecureMember) -> N
         assert silent(connection) == b""
         connection.close()
     assert time.monotonic() - started < 3 * HANDSHAKE_SECONDS
+
+
+def test_handshakes_under_way_count_as_clients(tmp_path: Path, authority: Authority) -> None:
+    """More of them, silent or slow, than the process may have open files: others get in."""
+    with members_of(tmp_path / "cluster", authority) as cluster:
+        member = cluster[0]
+        limited = f'ulimit -n {FILES_MAX} && exec "$@"'
+        member.command = ("sh", "-c", limited, "sh", *member.command)  # type: ignore[misc]
+        cluster.start()
+        assert member.process is not None
+        descriptors = f"/proc/{member.process.pid}/fd"
+        before = len(os.listdir(descriptors))
+        address = urlsplit(member.client_url)
+        crowd = []
+        for number in range(2 * FILES_MAX):
+            crowd.append(socket.create_connection((address.hostname, address.port)))
+            if number % 2:
+                with suppress(OSError):
+                    crowd[-1].sendall(b"\x16\x03\x01\x02\x00\x01")
+            if number % 100 == 99:
+                with closing(member.connect()) as client:
+                    client.put(b"key", b"%d" % number)
+        assert len(os.listdir(descriptors)) <= before + CONNECTIONS_MAX
+        for connection in crowd:
+            connection.close()
+        assert "cannot be accepted" not in member.log()

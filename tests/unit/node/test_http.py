@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import socket
 import ssl
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -619,6 +620,62 @@ def test_hand_over_on_every_kind_of_transport(
         assert len(answer.json()["kvs"][0]["value"]) == 400_000
         writer.close()
         await face.stop(0.1)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+
+
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+def test_handshakes_under_way_count(loop: Any, tls: tuple[Tls, ssl.SSLContext]) -> None:
+    """Who says nothing takes no more than its share, and makes room for who speaks."""
+
+    async def run() -> None:
+        server: Any = FakeServer()
+        face = HttpFace(server, Metrics())
+        lobby = face.lobby
+        lobby.connections_max = 3
+        (address,) = await face.start(["https://127.0.0.1:0"], tls[0])
+        how: dict[str, Any] = {"ssl": tls[1], "server_hostname": "here"}
+        # They wait in the backlog until the loop has its turn.
+        silent = [socket.create_connection(address) for _ in range(30)]
+        spoken = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(*address, **how)
+            writer.write(get(b"a"))
+            assert (await read_answer(reader)).status == 200
+            assert len(lobby.doors) + lobby.others() <= 3
+            spoken.append(writer)
+        with pytest.raises(OSError):
+            await asyncio.open_connection(*address, **how)
+        for writer in spoken:
+            writer.close()
+        for connection in silent:
+            connection.close()
+        await face.stop(0.1)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+
+
+@LOOPS
+def test_a_crowd_does_not_get_past_the_bound_of_handshakes(
+    loop: Any, tls: tuple[Tls, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raft.tls_port.PENDING_MAX", 3)
+
+    async def run() -> None:
+        port = await tls[0].listen(asyncio.Protocol, "127.0.0.1", 0)
+        crowd = [socket.create_connection(port.sockets[0].getsockname()) for _ in range(30)]
+        for connection in crowd[:-3]:
+            connection.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(connection, 1) == b""
+            assert port.pending <= 3
+        port.close()
+        for connection in crowd:
+            connection.close()
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
