@@ -510,7 +510,11 @@ class Nemesis:
         if leader is None:
             return
         for each in leader.server.alarms.get(AlarmType.NOSPACE):
-            for member in self.cluster.living():
-                await self._at(member, "defragment", lambda s: s.maintenance.defragment())
+            await asyncio.gather(
+                *(
+                    self._at(member, "defragment", lambda s: s.maintenance.defragment())
+                    for member in self.cluster.living()
+                )
+            )
             request = AlarmRequest(AlarmAction.DEACTIVATE, each.memberID, each.alarm)
             await self._at(leader, "disarm", lambda s, r=request: s.call(s.propose, r, CLUSTER))
