@@ -153,7 +153,7 @@ def invariant(report: Report) -> str:
 def seeds_of(bug: Bug, *, known: bool) -> list[int]:
     """All that may be needed; with `known` the one that caught it last comes first."""
     seeds = list(range(bug.within))
-    if not known or bug.seed < 0:
+    if not known:
         return seeds
     return [bug.seed, *(seed for seed in seeds if seed != bug.seed)]
 

@@ -4,9 +4,8 @@ A change is (function, what stands there, what shall stand there instead). What 
 found exactly once, or the bug can no longer be planted, and the test that plants it fails: then
 write it anew for the code as it is.
 
-`seed` is the first seed known to catch it, -1 where none is known yet; `within` how many seeds from
-0 may be needed: several times what was measured, for whatever changes the simulation's draws moves
-the seeds.
+`seed` is the first seed known to catch it; `within` how many seeds from 0 may be needed: several
+times what was measured, for whatever changes the simulation's draws moves the seeds.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ RAFT = (
             "if message.type in AFTER_APPEND:",
             "if message.type in AFTER_APPEND and message.type != MessageType.VOTE_RESPONSE:",
         ),
-        seed=15,
+        seed=2,
         within=200,
     ),
     _bug(
@@ -92,7 +91,7 @@ RAFT = (
             "if may_grant and raft.log.is_up_to_date(message.index, message.log_term):",
             "if may_grant:",
         ),
-        seed=3,
+        seed=2,
         within=50,
     ),
     _bug(
@@ -103,7 +102,7 @@ RAFT = (
             "if index <= self.committed or self.term(index) != term:",
             "if index <= self.committed:",
         ),
-        seed=5,
+        seed=0,
         within=100,
     ),
     _bug(
@@ -114,7 +113,7 @@ RAFT = (
             "if message.type in AFTER_APPEND:",
             "if message.type in AFTER_APPEND and message.type != MessageType.APPEND_RESPONSE:",
         ),
-        seed=4,
+        seed=2,
         within=50,
     ),
     _bug(
@@ -125,7 +124,7 @@ RAFT = (
             "sync=ready.must_sync",
             "sync=False",
         ),
-        seed=2,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -148,7 +147,7 @@ RAFT = (
             "known = self._count_known(entries)",
             "known = max(0, self.committed - previous)",
         ),
-        seed=2,
+        seed=12,
         within=50,
     ),
     _bug(
@@ -159,7 +158,7 @@ RAFT = (
             "if not self.match_term(previous, previous_term):",
             "if previous > self.last_index():",
         ),
-        seed=-1,
+        seed=52,
         within=500,
     ),
     _bug(
@@ -170,7 +169,7 @@ RAFT = (
             "self.commit_to(min(commit, last_new))",
             "self.commit_to(last_new)",
         ),
-        seed=1,
+        seed=3,
         within=50,
     ),
     _bug(
@@ -181,8 +180,8 @@ RAFT = (
             "[progress[voter].match for voter in self.conf.voters],",
             "[progress[voter].match for voter in (*self.conf.voters, *self.conf.learners)],",
         ),
-        seed=-1,
-        within=500,
+        seed=46,
+        within=200,
     ),
     _bug(
         "change-on-append",
@@ -193,7 +192,7 @@ RAFT = (
             "raft.pending_conf_index = index\n"
             "                raft.apply_conf_change(decode_conf_change(data))",
         ),
-        seed=1,
+        seed=3,
         within=50,
     ),
     _bug(
@@ -227,7 +226,7 @@ RAFT = (
             "if crc != stored or tail != _TAILS[len(tail) - 1]:",
             "if False:",
         ),
-        seed=4,
+        seed=7,
         within=50,
     ),
 )
@@ -241,8 +240,8 @@ READS = (
             "elif raft.tracker.is_only_voter(raft.id):",
             "elif True:",
         ),
-        seed=-1,
-        within=500,
+        seed=4,
+        within=50,
     ),
     _bug(
         "read-before-first-commit",
@@ -252,7 +251,7 @@ READS = (
             "if not raft.committed_in_term():",
             "if False:",
         ),
-        seed=6,
+        seed=1,
         within=100,
         like="etcd PR 14258",
     ),
@@ -264,8 +263,8 @@ READS = (
             "if asking is None or token not in asking.tokens:",
             "if asking is None:",
         ),
-        seed=-1,
-        within=500,
+        seed=28,
+        within=200,
     ),
     _bug(
         "read-before-apply",
@@ -275,7 +274,7 @@ READS = (
             "if index <= self._applied():",
             "if True:",
         ),
-        seed=3,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -286,8 +285,8 @@ READS = (
             "asking.index = index",
             "asking.index = index\n    asking.readers += self._gathering\n    self._gathering = []",
         ),
-        seed=9,
-        within=100,
+        seed=33,
+        within=200,
     ),
 )
 
@@ -300,7 +299,7 @@ APPLY = (
             "self.backend.end_entries(last.index, last.term)",
             "self._loop.call_later(0.02, self.backend.end_entries, last.index, last.term)",
         ),
-        seed=0,
+        seed=2,
         within=50,
     ),
     _bug(
@@ -311,7 +310,7 @@ APPLY = (
             "self.backend.end_entries(last.index, last.term)",
             "self.backend.end_entries(last.index + 1, last.term)",
         ),
-        seed=0,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -322,8 +321,8 @@ APPLY = (
             "self._counter = first_id",
             "self._counter = 0",
         ),
-        seed=-1,
-        within=500,
+        seed=1,
+        within=50,
     ),
     _bug(
         "prev-kv-after-write",
@@ -333,7 +332,7 @@ APPLY = (
             "return prev_kv if request.prev_kv else None",
             "return writing.get(key) if request.prev_kv else None",
         ),
-        seed=1,
+        seed=0,
         within=50,
     ),
     _bug(
@@ -344,7 +343,7 @@ APPLY = (
             "succeeded = next(path)",
             "succeeded = next(path) and all(holds(self._writing, c) for c in request.compare)",
         ),
-        seed=19,
+        seed=5,
         within=200,
     ),
     _bug(
@@ -355,7 +354,7 @@ APPLY = (
             "lease = store.lease_of(key)",
             "lease = 0",
         ),
-        seed=2,
+        seed=5,
         within=50,
     ),
     _bug(
@@ -366,7 +365,7 @@ APPLY = (
             "self.applier.restore(store)",
             "self.applier.store = store",
         ),
-        seed=1,
+        seed=3,
         within=50,
     ),
     _bug(
@@ -377,7 +376,7 @@ APPLY = (
             "for _ in store.restore():",
             "for _ in ():",
         ),
-        seed=1,
+        seed=3,
         within=50,
     ),
     _bug(
@@ -388,7 +387,7 @@ APPLY = (
             "self.applied_index = snapshot.index",
             "pass",
         ),
-        seed=1,
+        seed=3,
         within=50,
         like="etcd PR 13933",
     ),
@@ -401,7 +400,7 @@ APPLY = (
             "self._members[member.ID] = msgspec.structs.replace(present, isLearner=False)",
         ),
         seed=46,
-        within=500,
+        within=200,
     ),
     _bug(
         "configuration-not-stored",
@@ -413,7 +412,7 @@ APPLY = (
             "        META, CONF_STATE, msgspec.msgpack.encode(conf_state)\n"
             "    )",
         ),
-        seed=1,
+        seed=3,
         within=50,
     ),
 )
@@ -427,7 +426,7 @@ HISTORY = (
             "self.backend.put(META, SCHEDULED_COMPACTED_REV, encode_int(revision))",
             "pass",
         ),
-        seed=5,
+        seed=9,
         within=100,
     ),
     _bug(
@@ -438,7 +437,7 @@ HISTORY = (
             "if pending is not None:",
             "if False:",
         ),
-        seed=-1,
+        seed=9,
         within=100,
     ),
     _bug(
@@ -449,7 +448,7 @@ HISTORY = (
             "return self._take(count if gone else count - 1)",
             "return self._take(count)",
         ),
-        seed=5,
+        seed=9,
         within=100,
     ),
     _bug(
@@ -465,8 +464,8 @@ HISTORY = (
             "gone = mark & 1 and main < revision",
             "gone = mark & 1 and main <= revision",
         ),
-        seed=-1,
-        within=500,
+        seed=20,
+        within=100,
         like="etcd issue 18089",
     ),
     _bug(
@@ -477,8 +476,8 @@ HISTORY = (
             "if revision < self._store.compact_rev:",
             "if revision < self._store.compact_rev - 3:",
         ),
-        seed=17,
-        within=200,
+        seed=71,
+        within=500,
     ),
 )
 
@@ -491,7 +490,7 @@ WATCHES = (
             "self._move(watcher, State.VICTIM, revision)",
             "self._move(watcher, State.VICTIM, revision + 1)",
         ),
-        seed=3,
+        seed=1,
         within=50,
         like="etcd issue 17529",
     ),
@@ -503,7 +502,7 @@ WATCHES = (
             "self._move(watcher, State.VICTIM, watcher.min_rev)",
             "self._move(watcher, State.VICTIM, reached)",
         ),
-        seed=2,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -519,7 +518,7 @@ WATCHES = (
             "self.store, start, rows_max",
             "self.store, max(1, start - 1), rows_max",
         ),
-        seed=0,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -550,8 +549,8 @@ WATCHES = (
             "if watcher.progress_notify and watcher.state == State.SYNCED and not self.full:",
             "if watcher.progress_notify:",
         ),
-        seed=2,
-        within=50,
+        seed=30,
+        within=200,
         like="etcd PR 15695",
     ),
     _bug(
@@ -562,8 +561,8 @@ WATCHES = (
             "State.SYNCED if start >= future else",
             "State.SYNCED if start >= future - 1 else",
         ),
-        seed=0,
-        within=50,
+        seed=30,
+        within=200,
     ),
     _bug(
         "snapshot-forgets-watchers",
@@ -575,8 +574,8 @@ WATCHES = (
             "            watcher, State.UNSYNCED, max(watcher.min_rev, store.current_rev + 1)\n"
             "        )",
         ),
-        seed=-1,
-        within=500,
+        seed=42,
+        within=200,
     ),
 )
 
@@ -589,7 +588,7 @@ LEASES = (
             "for lease in leases)",
             "for lease in ())",
         ),
-        seed=1,
+        seed=0,
         within=50,
     ),
     _bug(
@@ -600,7 +599,7 @@ LEASES = (
             "expiry = now + extend + left",
             "expiry = now",
         ),
-        seed=1,
+        seed=0,
         within=50,
     ),
     _bug(
@@ -611,7 +610,7 @@ LEASES = (
             "clock.expiry = clock.due = now + clock.ttl * SECOND",
             "pass",
         ),
-        seed=2,
+        seed=4,
         within=50,
     ),
     _bug(
@@ -622,7 +621,7 @@ LEASES = (
             "self._backend.delete(LEASE, id_key(number))",
             "pass",
         ),
-        seed=2,
+        seed=1,
         within=50,
     ),
     _bug(
@@ -643,8 +642,8 @@ LEASES = (
             "if term != self._term:",
             "if False:",
         ),
-        seed=-1,
-        within=500,
+        seed=3,
+        within=50,
     ),
     _bug(
         "renewed-by-deposed",
@@ -654,7 +653,7 @@ LEASES = (
             "ttl = None if self._doubtful else self._expiry.renew(number, now)",
             "ttl = self._expiry.renew(number, now)",
         ),
-        seed=-1,
+        seed=125,
         within=500,
     ),
 )
