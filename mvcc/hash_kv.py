@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .backend import KEY, ReadSnapshot
+from .errors import CorruptionError
 from .record import decode_head
 from .revision import first_row_key, is_tombstone
 
 SLICE_ROWS = 1000
+SHARDS = 512
 
 
 class HashKV(NamedTuple):
@@ -41,24 +43,51 @@ def hash_rows(
 
     CRC-32 over key and value of every row with main <= `revision`, in revision order. `compacting`:
     the snapshot holds rows that the compaction will delete; they are left out, and the keys up to
-    the compact revision are in memory meanwhile.
+    the compact revision are in memory meanwhile, about 300 bytes each.
     """
     crc = 0
     compacted = first_row_key(compact_revision + 1)
-    kept: set[bytes] = set()
+    newest = _Newest()
     if compacting:
-        newest: dict[bytes, bytes] = {}
         for rows in _slices(snapshot, compacted, slice_rows):
-            newest.update((_key_of(key, row), key) for key, row in rows)
+            for key, row in rows:
+                newest.note(key, row)
             yield None
-        kept = set(newest.values())
     for rows in _slices(snapshot, first_row_key(revision + 1), slice_rows):
         for key, row in rows:
-            if key < compacted and (is_tombstone(key) or (compacting and key not in kept)):
+            if key < compacted and (
+                (compacting and newest.outlived(key, row)) or is_tombstone(key)
+            ):
                 continue
             crc = zlib.crc32(row, zlib.crc32(key, crc))
         yield None
     yield crc
+
+
+class _Newest:
+    """The newest row of each key. In shards: a large dict would grow, and be freed, in one go that
+    holds the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._shards: list[dict[bytes, bytes]] = [{} for _ in range(SHARDS)]
+
+    def note(self, row_key: bytes, row: bytes) -> None:
+        """Rows come in revision order."""
+        key = _key_of(row_key, row)
+        if key is not None:
+            self._shards[zlib.crc32(key) % SHARDS][key] = row_key
+
+    def outlived(self, row_key: bytes, row: bytes) -> bool:
+        """Whether a newer one was noted; its key is forgotten when it was not."""
+        key = _key_of(row_key, row)
+        if key is None:
+            return False
+        shard = self._shards[zlib.crc32(key) % SHARDS]
+        if shard[key] != row_key:
+            return True
+        del shard[key]
+        return False
 
 
 def _slices(snapshot: ReadSnapshot, end: bytes, limit: int) -> Iterator[list[tuple[bytes, bytes]]]:
@@ -71,6 +100,11 @@ def _slices(snapshot: ReadSnapshot, end: bytes, limit: int) -> Iterator[list[tup
         start = rows[-1][0] + b"\x00"
 
 
-def _key_of(row_key: bytes, row: bytes) -> bytes:
-    """Whose revision it is."""
-    return row if is_tombstone(row_key) else decode_head(row)[3]
+def _key_of(row_key: bytes, row: bytes) -> bytes | None:
+    """Whose revision it is; None for a damaged row, which counts: the hash is to differ by it."""
+    if is_tombstone(row_key):
+        return row
+    try:
+        return decode_head(row)[3]
+    except CorruptionError:
+        return None

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from mvcc.errors import BackendFailed
 from mvcc.generations import applied_in_file, check
 from mvcc.lmdb_backend import LmdbBackend
 from node.apply.members import Members, first_members, new_cluster_id
@@ -207,9 +208,10 @@ async def _reopen(config: NodeConfig, opener: Opener, directories: Directories) 
     snapshotter = opener.snapshotter(directories)
     try:
         await _adopt_snapshot(state, directories, backend, snapshotter)
-    except BootstrapError:
+    except BaseException:
         wal.close()
-        backend.close()
+        with contextlib.suppress(BackendFailed):  # What ends the start is told already.
+            backend.close()
         raise
     members = Members(backend)
     members.restore()

@@ -64,8 +64,7 @@ class Compactor:
     @property
     def idle(self) -> bool:
         """No job is running or queued: every row at or below the compacted revision is one that is
-        kept. Who waits at a barrier does no work, and two that wait must not keep each other from
-        seeing this.
+        kept. Who waits at a barrier does no work.
         """
         running = self._running
         return (running is None or running.job is None) and all(

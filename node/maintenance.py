@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from mvcc.backend import META, TABLES
-from mvcc.errors import BackendFailed
+from mvcc.errors import BackendFailed, CorruptionError
 from mvcc.hash_kv import HashKV
 from mvcc.lmdb_view import Copy, View
 from node.apply import errors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("esker.maintenance")
 
-HASHES_MAX = 8
+HASHES_MAX = 2
 """Hashes at a time; others wait. Each holds a view, and there is not one for everybody."""
 COPIES_MAX = 4
 """Copies of the database for clients, made or not yet sent: each takes its size on the disk."""
@@ -145,7 +145,7 @@ def _no_copy() -> Iterator[None]:
     """Whoever asked for a copy hears what the disk said."""
     try:
         yield
-    except (OSError, lmdb.Error, BackendFailed) as error:
+    except (OSError, lmdb.Error, BackendFailed, CorruptionError) as error:
         log.warning("no copy of the database", extra={"why": str(error)})
         raise errors.NoCopy(str(error)) from error
 

@@ -405,5 +405,8 @@ class Member:
             await self.face.stop(0.0)
         await self.driver.stop()
         await self.wal.stop()
-        self.backend.close()
+        try:
+            self.backend.close()
+        except BackendFailed as error:
+            self._fail(error)
         log.info("stopped")

@@ -161,7 +161,7 @@ class OsDisk:
         return OsFile(os.open(path, flags, 0o600), path)
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
+        with _naming(path), open(path, "rb") as file:
             return file.read()
 
     def lock(self, path: str) -> OsFile:

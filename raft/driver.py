@@ -44,7 +44,7 @@ from raft.snapshot_sender import SnapshotSender
 from raft.state_machine import Snapshots, StateMachine, WalWriter
 from raft.ticker import Ticker
 from raft.transport import CallFailed, SnapshotSink, Transport
-from raft.wal import WalJob, WalState
+from raft.wal import WalError, WalJob, WalState
 from raft.wal_queue import WalQueue
 
 log = logging.getLogger("esker.raft")
@@ -210,8 +210,9 @@ class RaftDriver:
         self._wal.abandon()
         self._ticker.stop()
         self._notices.stop()
-        # Whoever is told knows whether the place in the program says anything.
-        log.critical("raft stops: %s", error)
+        # Where in the program a disk fails says nothing.
+        worldly = isinstance(error, OSError | WalError)
+        log.critical("raft stops: %s", error, exc_info=None if worldly else error)
         self._on_fatal(error)
 
     # -- what the server asks

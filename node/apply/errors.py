@@ -233,7 +233,7 @@ class TransferTimedOut(NotNow):
 
 
 class NoCopy(NotNow):
-    """A copy of the database could not be made, most often for want of disk; the database is as it
+    """A copy of the database could not be made, most often for want of disk; what it holds is as it
     was. The text says why.
     """
 

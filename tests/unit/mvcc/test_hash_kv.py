@@ -10,7 +10,7 @@ from mvcc.backend import KEY
 from mvcc.errors import Compacted, FutureRevision
 from mvcc.hash_kv import HashKV, hash_rows
 from mvcc.memory_backend import MemoryBackend
-from mvcc.revision import tombstone_key
+from mvcc.revision import row_key, tombstone_key
 from mvcc.store import Store
 
 
@@ -87,6 +87,30 @@ def test_how_far_a_compaction_is_does_not_matter(revision):
     while not job.step(1):
         assert hash_of(store, slice_rows=1)[:3] == expected[:3]
     assert hash_of(store) == expected
+
+
+class Rows:
+    """A view of these rows."""
+
+    def __init__(self, rows: list[tuple[bytes, bytes]]) -> None:
+        self.rows = rows
+
+    def range(self, table: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return [row for row in self.rows if start <= row[0] < end][:limit]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("offset", [0, 1, 9, 30])
+def test_a_damaged_row_makes_another_hash_also_while_a_compaction_is_under_way(offset):
+    rows = filled().backend.range(KEY, b"\0", b"\xff", 10)
+    *_, right = hash_rows(Rows(rows), 5, 3, compacting=True)
+    (place,) = (i for i, (key, _) in enumerate(rows) if key == row_key(3, 1))
+    flipped = bytearray(rows[place][1])
+    flipped[offset] ^= 0x40
+    rows[place] = (rows[place][0], bytes(flipped))
+    *_, wrong = hash_rows(Rows(rows), 5, 3, compacting=True)
+    assert wrong != right
 
 
 def test_the_tombstone_at_the_compacted_revision_does_not_count():
