@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import Any
 
+from node.apply.errors import NotNow, RequestError
 from node.apply.requests import CLUSTER, AlarmAction, AlarmRequest, AlarmType, RangeRequest
 from node.bootstrap import BootstrapError
 from node.failpoint import FAILPOINTS
@@ -204,18 +205,18 @@ class Nemesis:
         paused = self.random.choice((0.0, 0.0, 0.5, 2.0, 3.0))
         lease = await self._lessee.grant(leader, 2)
         number = getattr(lease, "ID", 0)
-        cut = self.cluster.loop.create_task(self._cut(self._around(leader), paused + 2.0))
-        if paused:
-            leader.life.freeze(self.cluster.loop.time() + paused)
-        # Who asks a member that still waits for the old leader shall not wait with it.
-        writer = self._a_client(0.1)
-        async with asyncio.TaskGroup() as asking:
+        async with asyncio.TaskGroup() as tasks:
+            cut = tasks.create_task(self._cut(self._around(leader), paused + 2.0))
+            if paused:
+                leader.life.freeze(self.cluster.loop.time() + paused)
+            # Who asks a member that still waits for the old leader shall not wait with it.
+            writer = self._a_client(0.1)
             while not cut.done():
                 written = await writer._put(self.random.choice(others))
                 if hasattr(written, "revision"):
                     reader = self._a_client(paused + 0.3)
-                    asking.create_task(reader._read(leader, RangeRequest(b"k00")))
-                    asking.create_task(self._lessee.renew(leader, number))
+                    tasks.create_task(reader._read(leader, RangeRequest(b"k00")))
+                    tasks.create_task(self._lessee.renew(leader, number))
                 await asyncio.sleep(0.1)
         return None
 
@@ -225,11 +226,12 @@ class Nemesis:
         member = self._some(each for each in self.cluster.living() if each is not leader)
         if leader is None or member is None:
             return False
-        cut = self.cluster.loop.create_task(self._cut(self._around(member), 4.0))
-        writer = self._a_client(1.0)
-        while not cut.done():
-            await writer._put(leader)
-            await asyncio.sleep(0.04)
+        async with asyncio.TaskGroup() as tasks:
+            cut = tasks.create_task(self._cut(self._around(member), 4.0))
+            writer = self._a_client(1.0)
+            while not cut.done():
+                await writer._put(leader)
+                await asyncio.sleep(0.04)
         return None
 
     # -- disks
@@ -383,6 +385,8 @@ class Nemesis:
         result = await self._at(
             member, "remove", lambda server: server.membership.remove(victim.number)
         )
+        if isinstance(result, RequestError | NotNow):
+            self._to_be_removed.pop(name, None)
         return not isinstance(result, Exception) and result is not LOST
 
     # -- the keeper

@@ -25,7 +25,7 @@ from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from tests.simulation.planted_bugs import BUGS, Bug, Change
-from tests.simulation.simulator import SECONDS, Report, _one
+from tests.simulation.simulator import SECONDS, NoEnd, Report, _one
 
 _BROKEN_PATCH = ("NameError(", "AttributeError(", "TypeError(", "UnboundLocalError(")
 """What a change that does not fit its surroundings ends in: that is no catch."""
@@ -133,8 +133,8 @@ def hunt(bug: Bug, seeds: Iterable[int]) -> Catch:
         tried += 1
         with planted(bug):
             report = _one((seed, SECONDS))
-        if not report.problem:
-            continue
+        if not report.problem or NoEnd.__name__ in report.problem:
+            continue  # A loop without end is no promise broken.
         broken = next((kind for kind in _BROKEN_PATCH if kind in report.problem), None)
         if broken is not None:
             raise CannotPlant(f"{bug.name} does not run: {report.problem[:1500]}")

@@ -24,6 +24,7 @@ class Promises:
     - `_terms`: the last that a member spoke in.
     - `_votes`: by member and term.
     - `_held`: (term, index) of the greatest acknowledgement in the last term with one.
+    - `_acknowledged`: the greatest index by member and term.
     - `_bases`: by member and term, what was committed when it was elected.
     - `_counted`: by member and term, what was committed, and by which voters, at the last look.
     """
@@ -33,6 +34,7 @@ class Promises:
         self._terms: dict[str, int] = {}
         self._votes: dict[tuple[str, int], int] = {}
         self._held: dict[str, tuple[int, int]] = {}
+        self._acknowledged: dict[tuple[str, int], int] = {}
         self._bases: dict[tuple[str, int], int] = {}
         self._counted: dict[tuple[str, int], tuple[int, frozenset[int]]] = {}
         self._names: dict[int, str] = {}
@@ -84,6 +86,8 @@ class Promises:
         self._terms[name] = max(term, self._terms.get(name, 0))
         if message.type == MessageType.APPEND_RESPONSE:
             self._held[name] = max(self._held.get(name, (0, 0)), (term, message.index))
+            before = self._acknowledged.get((name, term), 0)
+            self._acknowledged[name, term] = max(before, message.index)
             return
         candidate = own if message.type == MessageType.VOTE else message.to
         vote = self._votes.setdefault((name, term), candidate)
@@ -121,7 +125,7 @@ class Promises:
         held = [
             voter
             for voter in sorted(voters)
-            if self._held.get(self._names.get(voter, ""), (0, 0)) >= (raft.term, committed)
+            if self._acknowledged.get((self._names.get(voter, ""), raft.term), 0) >= committed
             or (voter == raft.id and raft.log.stable_index() >= committed)
         ]
         if len(held) <= len(voters) // 2:

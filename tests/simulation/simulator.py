@@ -249,8 +249,11 @@ class Simulation:
         prover = KvClient(self.cluster, self.history, self.random, "prover", self.options)
         prover.timeout = 8.0
         for member in list(self.cluster.members.values()):
-            if not member.serving or member.server.is_learner:
-                continue  # Removed or begun since.
+            if member.name not in self.cluster.members:
+                continue
+            await self._until(f"{member.name} serves", lambda m=member: m.serving)  # type: ignore[misc]
+            if member.server.is_learner:
+                continue
             for ask in (prover._put, prover._get):
                 for _ in range(10):
                     result = await ask(member)
@@ -462,7 +465,8 @@ def main() -> int:
     if arguments.seeds is not None:
         reports = run_many(arguments.seeds, arguments.seconds, arguments.jobs)
         failing = [report.seed for report in reports if report.problem]
-        keep(failing)
+        if arguments.seconds == SECONDS:
+            keep(failing)
         return int(bool(failing))
     if arguments.logs:
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
