@@ -56,7 +56,6 @@ _INVARIANTS = (
     ("rows: ", "compactions keep what they must"),
     ("request ids:", "an id names one request"),
     ("liveness:", "liveness"),
-    ("no end after", "liveness"),
     (" ended: ", "members' own assertions"),
     (" ended by itself", "members' own assertions"),
     ("an error that nobody handled", "members' own assertions"),
