@@ -280,8 +280,13 @@ class Nemesis:
         """Flip bits of the log or of received snapshots of a member that is down, one of a
         minority.
         """
-        voters = self.cluster.leader.server.members.list() if self.cluster.leader else []
-        followers = [each for each in self.cluster.living() if not each.server.is_leader]
+        listed = self.cluster.leader.server.members.list() if self.cluster.leader else []
+        voters = [each.ID for each in listed if not each.isLearner]
+        followers = [
+            each
+            for each in self.cluster.living()
+            if each.number in voters and not each.server.is_leader
+        ]
         member = self._some(followers)
         if self._broken or member is None or len(voters) < 3 or len(followers) < len(voters) - 1:
             return False
