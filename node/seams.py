@@ -28,7 +28,7 @@ class Seams(NamedTuple):
     """Each field is called as the class or function that is its default.
 
     `copy_state(backend)` is a frozen copy of the state for a peer, `faults(path, snapshot)` what is
-    wrong with a received one; both block. `wall_seconds` only seeds request ids.
+    wrong with a received one; both block. `wall_seconds` is a clock that may be set back.
     """
 
     hit: Callable[[str], None]

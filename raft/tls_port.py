@@ -163,13 +163,11 @@ class TlsPort:
         if first == TLS_HANDSHAKE:
             await self._shake_hands(connection, host)
             return
-        if first:
-            self._complain("plain", "%s speaks plainly to a port with TLS", host)
-            try:
+        try:
+            if first:
+                self._complain("plain", "%s speaks plainly to a port with TLS", host)
                 await self._send_away(connection)
-            finally:
-                connection.close()
-        else:
+        finally:
             connection.close()
 
     async def _shake_hands(self, connection: socket.socket, host: str) -> None:

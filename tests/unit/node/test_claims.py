@@ -32,6 +32,7 @@ from node.apply.requests import (
     UserDeleteRequest,
     UserGrantRoleRequest,
 )
+from node.claims import Claim
 from tests.unit.node.auth_fixture import HASH
 from tests.unit.node.lone_member import LoneMember
 
@@ -42,6 +43,17 @@ TURNS = 12
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def one_waits() -> tuple[LoneMember, Claim, asyncio.Task[Claim]]:
+    """A member, who holds the lock "m" there with lease 7, and who waits for it with lease 8."""
+    member = LoneMember()
+    claims = member.server.claims
+    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
+    first = await claims.lock(b"m", 7, None)
+    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
+    await turns(TURNS)
+    return member, first, waiting
 
 
 @pytest.mark.parametrize("lease", [7, 0])
@@ -74,24 +86,16 @@ async def test_a_place_in_the_queue_that_is_given_up_in_any_moment(after: int) -
 
 
 async def test_who_waits_goes_on_when_the_first_one_leaves() -> None:
-    member = LoneMember()
+    member, first, waiting = await one_waits()
     claims = member.server.claims
-    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
-    first = await claims.lock(b"m", 7, None)
-    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
-    await turns(TURNS)
     await claims.unlock(first.key, None)
     second = await asyncio.wait_for(waiting, 1)
     assert (second.key, second.rev) == (b"m/8", first.rev + 1)
 
 
 async def test_whose_key_was_deleted_waits_no_longer() -> None:
-    member = LoneMember()
+    member, _, waiting = await one_waits()
     claims = member.server.claims
-    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
-    await claims.lock(b"m", 7, None)
-    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
-    await turns(TURNS)
     await claims.unlock(b"m/8", None)
     with pytest.raises(ClaimFailed, match="expired"):
         await asyncio.wait_for(waiting, 1)
@@ -137,12 +141,8 @@ async def test_who_waits_when_the_member_stops_is_told_and_in_nobodys_way(
 
 @pytest.mark.parametrize("told_first", [True, False])
 async def test_a_client_that_leaves_while_the_member_stops(told_first: bool) -> None:
-    member = LoneMember()
+    member, _, waiting = await one_waits()
     claims = member.server.claims
-    await member.change(LeaseGrantRequest(60, 7), LeaseGrantRequest(60, 8))
-    await claims.lock(b"m", 7, None)
-    waiting = asyncio.create_task(claims.lock(b"m", 8, None))
-    await turns(TURNS)
     for end in (claims.stop, waiting.cancel)[:: 1 if told_first else -1]:
         end()
     await turns(TURNS)
